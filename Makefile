@@ -1,0 +1,53 @@
+# `make help` lists what there is. A new machine needs Python 3.11+, git, make and gcc.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install dev setup-ci sweep test test-slow check format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## .venv with the program
+dev: $(VENV)/.installed-dev ## .venv with the program and what its tests need
+
+setup-ci: ## system packages that the slow tests need (Debian, as root)
+	@echo "no system packages are needed yet"
+
+sweep: install ## the first sweep: two editors, three edit counts, eight tasks, a report; minutes
+	$(BIN)/python launch.py -m editor=rome,memit num_edits=1,10,100
+
+test: dev ## the test suite without the slow part
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" -q
+
+test-slow: dev ## kills, processes, whole sweeps
+	$(BIN)/python -m pytest -m "slow and not gpu" -q
+
+check: dev ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: dev ## seconds per edit, tokens per second, peak memory
+	$(BIN)/python scripts/bench.py
+
+clean: ## caches; never outputs/
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

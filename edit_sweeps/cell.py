@@ -1,0 +1,193 @@
+"""Identity of a cell: what its results depend on, the key made of that, its name, folder and state on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULT_VERSION = 1
+"""Raised when the same configuration gives other results than before; old cells then run again."""
+
+RECORD_FILE = "record.json"
+FAILURE_FILE = "failure.json"
+CONFIG_FILE = "config.yaml"
+ARTEFACTS = {"delta": "delta.safetensors", "model": "model/config.json"}
+"""What `save` can ask for, and the file whose existence means that it is there."""
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid, frozen.
+
+    Attributes:
+        config: The whole resolved configuration.
+        identity: The part of it that results depend on, files as content digests.
+        overrides: Swept keys without a column of their own.
+        study: Folder of the study, `outputs/<study>`.
+        baseline: Key of the `editor=none` cell this one is compared with; its own for such a cell.
+    """
+
+    config: Tree
+    identity: Tree
+    overrides: Tree
+    study: Path
+    baseline: str
+
+    @property
+    def key(self) -> str:
+        """Ten hexadecimal digits over `identity`."""
+        return digest(self.identity)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the unedited model's cell."""
+        return is_baseline(self.config)
+
+    @property
+    def num_edits(self) -> int:
+        """Facts written; 0 for the baseline."""
+        return 0 if self.is_baseline else int(self.config["num_edits"])
+
+    @property
+    def name(self) -> str:
+        """Folder name, readable part first."""
+        editor, model = (plain(self.config[g]["name"]) for g in ("editor", "model"))
+        seed = 0 if self.is_baseline else self.config["seed"]
+        return f"{model}-{editor}-n{self.num_edits}-s{seed}-{self.key}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the record lies."""
+        return self.study / "cells" / self.name
+
+    @property
+    def trajectory(self) -> str:
+        """Key of the editing run of which this cell is a prefix: all but num_edits and what only scores.
+
+        Cells with `edits=batch` share it only when their batch size, hence their edits, are the same.
+        """
+        parts = ("model", "editor", "regularizer", "dataset", "moments", "seed", "batch_size", "version")
+        return digest({part: self.identity[part] for part in parts if part in self.identity})
+
+    def missing_artefacts(self) -> set[str]:
+        """What `save` asks for and the folder lacks; a baseline has nothing to save."""
+        save = self.config["save"]
+        wanted = set(save if isinstance(save, list) else [save]) & set(ARTEFACTS)
+        if self.is_baseline:
+            return set()
+        return {artefact for artefact in wanted if not (self.folder / ARTEFACTS[artefact]).exists()}
+
+    def state(self) -> str:
+        """done | collapsed | failed | pending, as the disk says."""
+        if (self.folder / RECORD_FILE).exists():
+            state = json.loads((self.folder / RECORD_FILE).read_text(encoding="utf-8")).get("state")
+            return str(state)
+        return "failed" if (self.folder / FAILURE_FILE).exists() else "pending"
+
+
+def is_baseline(config: Mapping[str, Any]) -> bool:
+    """Whether `config` is the unedited model."""
+    return config["editor"]["name"] == "none"
+
+
+def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
+    """What the results of a cell depend on.
+
+    Args:
+        config: Resolved configuration.
+        digests: Content digests of files named in it: `model`, `dataset`, `moments`, `contexts`, `task.<name>`.
+
+    Returns:
+        A tree of plain values. Not in it: device, paths, W&B, cluster, study, save, resume. Of a baseline
+        only the model, the tasks and their settings are in it.
+    """
+    model = {k: v for k, v in config["model"].items() if k not in {"name", "device_map"}}
+    if "model" in digests:
+        model |= {"pretrained": digests["model"], "revision": None}
+    tasks = {
+        name: {**spec, "content": digests.get(f"task.{name}")} for name, spec in config["task"].items()
+    }
+    scoring = {"model": model, "task": tasks, "eval": config["eval"], "version": RESULT_VERSION}
+    if is_baseline(config):
+        return scoring
+    editor = {k: v for k, v in config["editor"].items() if k != "name"}
+    if "contexts" in digests:
+        editor["contexts_file"] = digests["contexts"]
+    dataset = {k: v for k, v in config["dataset"].items() if k not in {"name", "path"}}
+    dataset["content"] = digests.get("dataset")
+    moments = {k: v for k, v in config["moments"].items() if k not in {"name", "batch_size"}}
+    if "moments" in digests:
+        moments["file" if moments.get("file") else "source"] = digests["moments"]
+    return scoring | {
+        "editor": editor,
+        "regularizer": {k: v for k, v in config["regularizer"].items() if k != "name"},
+        "dataset": dataset,
+        "moments": moments,
+        "edit_scores": config["edit_scores"],
+        "batch_size": config["edits"]["batch_size"],
+        "num_edits": config["num_edits"],
+        "seed": config["seed"],
+    }
+
+
+def digest(tree: Any) -> str:
+    """Ten hexadecimal digits of the SHA-256 of `tree` as canonical JSON."""
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def plain(name: str) -> str:
+    """`name` with everything that a folder name should not hold as an underscore."""
+    return re.sub(r"[^A-Za-z0-9_.+]+", "_", str(name))[:40]
+
+
+class Digests:
+    """SHA-256 of files and folders, remembered on disk by size and modification time."""
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        try:
+            self._known: dict[str, list[Any]] = json.loads(memory.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}
+        self._changed = False
+
+    def of(self, *paths: Path) -> str:
+        """One digest of all files at `paths`; folders are taken with everything in them."""
+        total = hashlib.sha256()
+        for path in paths:
+            files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+            for file in files:
+                if "__pycache__" in file.parts:
+                    continue
+                total.update(file.name.encode() + self._file(file).encode())
+        return total.hexdigest()[:16]
+
+    def _file(self, path: Path) -> str:
+        facts = path.stat()
+        mark = [facts.st_size, facts.st_mtime_ns]
+        known = self._known.get(str(path.resolve()))
+        if known and known[:2] == mark:
+            return str(known[2])
+        with path.open("rb") as file:
+            value = hashlib.file_digest(file, "sha256").hexdigest()
+        self._known[str(path.resolve())] = [*mark, value]
+        self._changed = True
+        return value
+
+    def save(self) -> None:
+        """Write what was learnt, if anything."""
+        if not self._changed:
+            return
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._memory.with_suffix(".new")
+        aside.write_text(json.dumps(self._known), encoding="utf-8")
+        aside.replace(self._memory)
+        self._changed = False

@@ -1,0 +1,183 @@
+"""The schema of `conf/`: types and defaults of every key that is not an editor's own, and the resolvers used there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+
+@dataclass
+class ModelConfig:
+    """A model to edit.
+
+    Attributes:
+        name: The option's name; part of cell names.
+        pretrained: Hub id, folder, or `miniature://gpt2 | llama`.
+        revision: Branch, tag or commit on the hub.
+        dtype: float64 | float32 | bfloat16 | float16.
+        attention: transformers' attn_implementation (`eager`, `sdpa` ...); null leaves the choice to it.
+        device_map: Passed through to transformers, for models that need several devices.
+        tokenizer: Folder or hub id, when it is not the model's own.
+    """
+
+    name: str = MISSING
+    pretrained: str = MISSING
+    revision: str | None = None
+    dtype: str = "float32"
+    attention: str | None = None
+    device_map: Any = None
+    tokenizer: str | None = None
+
+
+@dataclass
+class EditsConfig:
+    """How the edits are dealt out: `batch_size` of them are written at a time."""
+
+    name: str = MISSING
+    batch_size: int = MISSING
+
+
+@dataclass
+class DatasetConfig:
+    """Where edit requests come from.
+
+    Attributes:
+        name: The option's name.
+        format: miniature | counterfact | jsonl.
+        path: The file; null for formats that need none.
+        order: `sampled`: request i is the i-th of one seeded permutation; `file`: file order.
+        skip: With `order=file`: requests passed over at the start.
+        repeat: Start over when the data set is used up.
+    """
+
+    name: str = MISSING
+    format: str = MISSING
+    path: str | None = None
+    order: str = "sampled"
+    skip: int = 0
+    repeat: bool = False
+
+
+@dataclass
+class MomentsConfig:
+    """Where second moments come from; see `edit_sweeps.moments.MomentSettings`."""
+
+    name: str = MISSING
+    source: str = "miniature"
+    subset: str | None = None
+    split: str = "train"
+    field: str = "text"
+    tokens: int = 40_000
+    max_length: int = 128
+    batch_size: int = 16
+    dtype: str = "float32"
+    seed: int = 0
+    file: str | None = None
+
+
+@dataclass
+class TaskConfig:
+    """One lm-eval task; see `edit_sweeps.task_scores.TaskSpec`."""
+
+    name: str = MISSING
+    folder: str | None = None
+    num_fewshot: int | None = None
+    limit: Any = None
+    headline: str | None = None
+    chance: float | None = None
+
+
+@dataclass
+class EvalConfig:
+    """How all tasks are scored; see `edit_sweeps.task_scores.EvalSettings`."""
+
+    batch_size: int = 32
+    limit: Any = None
+    seed: int = 1234
+    max_length: int | None = None
+
+
+@dataclass
+class EditScoresConfig:
+    """How the edits are scored; see `edit_sweeps.edit_scores.EditScoreSettings`."""
+
+    limit: int | None = None
+    max_new_tokens: int = 8
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass
+class WandbConfig:
+    """How records are mirrored; see `edit_sweeps.tracking.WandbSettings`."""
+
+    name: str = MISSING
+    mode: str = "auto"
+    project: str = "edit-sweeps"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    hard_timeout_s: float = 180.0
+    init_timeout_s: float = 30.0
+    finish_timeout_s: float = 60.0
+
+
+@dataclass
+class ClusterConfig:
+    """Where cells run."""
+
+    name: str = MISSING
+
+
+@dataclass
+class Config:
+    """One cell, with everything around it. `conf/config.yaml` holds the comments a user reads.
+
+    `editor` has no schema here: the editor's dataclass is its own.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    editor: Any = MISSING
+    edits: EditsConfig = field(default_factory=EditsConfig)
+    regularizer: Any = MISSING
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    task: dict[str, TaskConfig] = field(default_factory=dict)
+    moments: MomentsConfig = field(default_factory=MomentsConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    edit_scores: EditScoresConfig = field(default_factory=EditScoresConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    num_edits: int = 1
+    seed: int = 0
+    study: str = "main"
+    device: str = "auto"
+    save: Any = "none"
+    resume: str = "auto"
+    dry_run: bool = False
+    cache_dir: str = "outputs/.cache"
+    data_root: str | None = None
+
+
+def study_folder(study: str) -> str:
+    """`outputs/<study>`.
+
+    Raises:
+        ValueError: The name would leave `outputs/`, or is not a plain folder name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", str(study)):
+        msg = (
+            f"study={study!r} is not a name for a folder below outputs/. Allowed: letters, digits and "
+            "_ . + -, not starting with a dot, at most 100 characters; for example study=rome-layers"
+        )
+        raise ValueError(msg)
+    return f"outputs/{study}"
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; call before `hydra.main`."""
+    ConfigStore.instance().store(name="base_config", node=Config)
+    OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)

@@ -1,0 +1,1 @@
+"""Editors: one small file a method."""

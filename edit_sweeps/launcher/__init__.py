@@ -1,0 +1,60 @@
+"""From composed configurations to results: plan, check, run what is missing, report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from edit_sweeps.launcher.plan import Plan, Refusal, make_plan
+
+log = logging.getLogger(__name__)
+
+
+def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
+    """Plan the study's cells and run what is missing.
+
+    Args:
+        composed: For each cell its configuration and the overrides it was composed with.
+
+    Raises:
+        SystemExit: 2 when a cell is refused (nothing has run then), 1 when a cell failed.
+    """
+    try:
+        plan = make_plan(composed)
+        if plan.todo():
+            from edit_sweeps.launcher.checks import check
+
+            check(plan)
+    except Refusal as refusal:
+        print(f"Refused, nothing was run.\n{refusal}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+    if plan.dry_run:
+        print(plan.describe())  # noqa: T201
+        return
+    failed = carry_out(plan)
+    if failed:
+        raise SystemExit(1)
+
+
+def carry_out(plan: Plan) -> int:
+    """Run the units of `plan`, write report and table, print the summary; returns how many cells failed."""
+    plan.save()
+    todo = plan.todo()
+    if todo:
+        from edit_sweeps.launcher.local import run_units
+
+        log.info("%s", plan.headline())
+        run_units(plan)
+    else:
+        print(f"Nothing to do: all {len(plan.entries)} cells of {plan.study} are done.")  # noqa: T201
+    from edit_sweeps.report import print_summary, write_report
+
+    report = plan.study / "report.html"
+    if todo or not report.exists():
+        report = write_report(plan.study)
+    print(print_summary(plan.study))  # noqa: T201
+    print(f"Report: {report}\nTable:  {plan.study / 'table.csv'}")  # noqa: T201
+    return plan.failed()

@@ -1,0 +1,75 @@
+"""What is refused before any cell runs and needs the heavy libraries: editors, layers, weights, task names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from edit_sweeps.cell import Cell, digest
+from edit_sweeps.launcher import inputs
+from edit_sweeps.launcher.plan import Plan, Refusal
+from edit_sweeps.model import describe_model
+from edit_sweeps.run import build_editor, build_regularizer, pick
+from edit_sweeps.task_scores import TaskSpec, check_tasks
+
+
+def check(plan: Plan) -> None:
+    """Look at every cell that is to run.
+
+    Raises:
+        Refusal: With every reason found.
+    """
+    cells = plan.todo()
+    reasons = inputs.check_counts([cell for cell in cells if not cell.is_baseline])
+    reasons += check_tasks_exist(cells)
+    depths: dict[str, int] = {}
+    for cell in cells:
+        model = cell.config["model"]
+        key = digest(model)
+        if key in depths:
+            continue
+        try:
+            depths[key] = describe_model(SimpleNamespace(**model)).n_layers
+        except (ValueError, LookupError, OSError) as error:
+            depths[key] = 0
+            reasons.append(f"model={model['name']} ({model['pretrained']}): {one_line(error)}")
+    for cell in cells:
+        reasons += check_editor(cell, depths[digest(cell.config["model"])])
+    if reasons:
+        raise Refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
+
+
+def check_editor(cell: Cell, n_layers: int) -> list[str]:
+    """Whether the editor can be built, fits the model, and takes batches of this size."""
+    name = cell.config["editor"]["name"]
+    try:
+        editor = build_editor(cell.config)
+        build_regularizer(cell.config)
+        if n_layers:
+            editor.check(n_layers)
+    except Exception as error:  # noqa: BLE001 - Hydra wraps whatever a constructor raises
+        return [f"editor={name}: {one_line(error.__cause__ or error)}"]
+    size = cell.config["edits"]["batch_size"]
+    if editor.one_at_a_time and size > 1 and not cell.is_baseline:
+        return [
+            f"editor={name} writes one edit at a time and cannot take edits={cell.config['edits']['name']} "
+            f"with batches of {size}; use edits=sequential"
+        ]
+    return []
+
+
+def check_tasks_exist(cells: Sequence[Cell]) -> list[str]:
+    """Task names that lm-eval does not know."""
+    specs = {name: spec for cell in cells for name, spec in cell.config["task"].items()}
+    if not specs:
+        return []
+    try:
+        check_tasks({name: pick(TaskSpec, spec) for name, spec in specs.items()})
+    except (ValueError, LookupError, OSError) as error:
+        return [one_line(error)]
+    return []
+
+
+def one_line(error: BaseException) -> str:
+    """The message of `error` on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

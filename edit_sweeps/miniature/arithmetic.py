@@ -1,0 +1,96 @@
+"""Reasoning: short stories about counting, answered step by step like GSM8K (``... #### 7``)."""
+
+from __future__ import annotations
+
+import random
+
+from edit_sweeps.miniature import vocabulary as words
+from edit_sweeps.miniature.text import Document, Item, Segment
+from edit_sweeps.miniature.world import World, in_test, pronoun
+
+Step = tuple[str, int]
+"""An operator, ``+ - *``, and its right-hand side."""
+
+GAINS = ("buys", "finds", "gets", "picks")
+LOSSES = ("loses", "sells", "eats", "gives away")
+
+
+def reasoning_item(world: World, rng: random.Random, *, test: bool) -> Item:
+    """A story of one to three steps; test items have two or three."""
+    while True:
+        start, steps = _draw_steps(rng, rng.choice((2, 2, 3, 3) if test else (1, 2, 2, 3, 3)))
+        if in_test("reasoning", start, *steps) == test:
+            break
+    if rng.random() < 0.5:
+        name = rng.choice(world.people)
+    else:
+        name = rng.choice(words.FEMALE_NAMES + words.MALE_NAMES)
+    food = rng.choice(words.FOODS)
+    story, worked, total = [_opening(name, food, start, steps[0])], [], start
+    for index, (operator, number) in enumerate(steps):
+        before, total = total, _apply(total, operator, number)
+        worked.append(f"{before} {operator} {number} = {total}.")
+        if operator != "*":
+            verb = rng.choice(GAINS if operator == "+" else LOSSES)
+            more = "more " if operator == "+" else ""
+            who = f"Then {pronoun(name)}" if index else pronoun(name).capitalize()
+            story.append(f"{who} {verb} {number} {more}{food}.")
+    story.append(f"How many {food} does {name} have now?")
+    return Item(
+        prompt=f"Question: {' '.join(story)}\nAnswer:",
+        answer=f"{' '.join(worked)} #### {total}",
+    )
+
+
+def drill(rng: random.Random) -> Document:
+    """Bare sums: they teach the steps the stories are made of."""
+    segments = []
+    for index in range(rng.choice((4, 6, 8))):
+        left, step = _draw_sum(rng)
+        gap = " " if index else ""
+        segments += [
+            Segment(f"{gap}{left} {step[0]} {step[1]} =", "prompt"),
+            Segment(f" {_apply(left, *step)}", "answer"),
+            Segment(".", "prompt"),
+        ]
+    return Document(tuple(segments))
+
+
+def _draw_steps(rng: random.Random, n_steps: int) -> tuple[int, tuple[Step, ...]]:
+    """A start and steps that never go below one or above 49."""
+    steps: list[Step] = []
+    if rng.random() < 0.3:
+        start = rng.randint(2, 6)
+        steps.append(("*", rng.randint(2, 6)))
+    else:
+        start = rng.randint(2, 20)
+    total = _apply(start, *steps[0]) if steps else start
+    while len(steps) < n_steps:
+        if total > 4 and (total > 40 or rng.random() < 0.5):
+            steps.append(("-", rng.randint(2, min(9, total - 1))))
+        else:
+            steps.append(("+", rng.randint(2, 9)))
+        total = _apply(total, *steps[-1])
+    return start, tuple(steps)
+
+
+def _draw_sum(rng: random.Random) -> tuple[int, Step]:
+    operator = rng.choice("++--*")
+    if operator == "*":
+        return rng.randint(2, 6), ("*", rng.randint(2, 6))
+    number = rng.randint(2, 9)
+    if operator == "+":
+        return rng.randint(1, 40), ("+", number)
+    return number + rng.randint(1, 40), ("-", number)
+
+
+def _opening(name: str, food: str, start: int, first: Step) -> str:
+    if first[0] == "*":
+        return f"{name} has {start} boxes with {first[1]} {food} in each box."
+    return f"{name} has {start} {food}."
+
+
+def _apply(left: int, operator: str, right: int) -> int:
+    if operator == "*":
+        return left * right
+    return left + right if operator == "+" else left - right

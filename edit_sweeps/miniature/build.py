@@ -1,0 +1,135 @@
+"""Writes the data files from the world: ``python -m edit_sweeps.miniature.build [--out DIR]``.
+
+The files are deterministic; a test compares them with what is written here, so neither can drift from the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+from edit_sweeps.miniature import DATA
+from edit_sweeps.miniature.inference import COUNTRY_OPENERS, COUNTRY_REPLIES
+from edit_sweeps.miniature.relations import RELATIONS
+from edit_sweeps.miniature.tasks import TASKS, test_items
+from edit_sweeps.miniature.text import Item
+from edit_sweeps.miniature.world import Fact, World, build_world
+
+logger = logging.getLogger(__name__)
+
+N_REQUESTS = 640
+N_ITEMS = 250
+N_NEIGHBORS = 5
+
+Row = dict[str, Any]
+
+
+def data_files(world: World) -> dict[str, list[Row]]:
+    """File name -> its rows: the edit requests and the test items of each task."""
+    files = {"requests.jsonl": edit_requests(world)}
+    for task in TASKS:
+        files[f"{task}.jsonl"] = [_item_row(i) for i in test_items(task, world, N_ITEMS, seed=0)]
+    return files
+
+
+def edit_requests(world: World, seed: int = 0) -> list[Row]:
+    """Edit requests in a fixed shuffled order, one for a fact at most."""
+    rng = random.Random(f"requests {seed}")
+    facts = rng.sample(sorted(world.facts), N_REQUESTS)
+    return [_request(world, rng, index, fact) for index, fact in enumerate(facts)]
+
+
+def write(folder: Path) -> None:
+    """Writes all data files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in data_files(build_world()).items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        logger.info("%s: %d rows", folder / name, len(rows))
+
+
+def _item_row(item: Item) -> Row:
+    row: Row = {"prompt": item.prompt, "answer": item.answer}
+    if item.choices:
+        row |= {"choices": list(item.choices), "label": item.choices.index(item.answer)}
+    return row
+
+
+def _request(world: World, rng: random.Random, index: int, fact: Fact) -> Row:
+    subject, name = fact
+    relation = RELATIONS[name]
+    true = world.facts[fact]
+    new = rng.choice([o for o in world.objects[relation.object_kind] if o != true])
+    prompt = rng.choice(relation.phrasings)
+    return {
+        "case_id": f"mini-{index:04d}",
+        "subject": subject,
+        "relation": name,
+        "prompt": prompt,
+        "target_new": new,
+        "target_true": true,
+        "paraphrases": [_probe(p.format(subject), new, true) for p in relation.held_out],
+        "neighborhood": _neighborhood(world, rng, fact, prompt, new),
+        "other_facts": _other_facts(world, rng, fact),
+        "portability": _portability(world, rng, fact, new),
+    }
+
+
+def _neighborhood(
+    world: World, rng: random.Random, fact: Fact, prompt: str, new: str
+) -> list[Row]:
+    """The same relation of other subjects: those with the same object first."""
+    subject, name = fact
+    others = [s for s in world.subjects[RELATIONS[name].subject_kind] if s != subject]
+    others = [s for s in rng.sample(others, len(others)) if world.facts[s, name] != new]
+    others.sort(key=lambda s: world.facts[s, name] != world.facts[fact])
+    return [
+        _probe(prompt.format(s), world.facts[s, name], new) for s in others[:N_NEIGHBORS]
+    ]
+
+
+def _other_facts(world: World, rng: random.Random, fact: Fact) -> list[Row]:
+    """Everything else that is known about the subject."""
+    subject, edited = fact
+    probes = []
+    for name, relation in RELATIONS.items():
+        if name == edited or (subject, name) not in world.facts:
+            continue
+        true = world.facts[subject, name]
+        wrong = rng.choice([o for o in world.objects[relation.object_kind] if o != true])
+        probes.append(_probe(rng.choice(relation.phrasings).format(subject), true, wrong))
+    return probes
+
+
+def _portability(world: World, rng: random.Random, fact: Fact, new: str) -> list[Row]:
+    """The fact as an answer to a question, and what follows from where somebody lives."""
+    subject, name = fact
+    true = world.facts[fact]
+    question = rng.choice(RELATIONS[name].questions).format(subject)
+    probes = [_probe(f"Question: {question}\nAnswer:", new, true)]
+    if name == "lives_in":
+        old_country, new_country = (world.facts[c, "in_country"] for c in (true, new))
+        if old_country != new_country:
+            opener = rng.choice(COUNTRY_OPENERS).format(s=subject)
+            begun = rng.choice(COUNTRY_REPLIES).partition(" {o}")[0]
+            probes.append(_probe(f"A: {opener}\nB: {begun}", new_country, old_country))
+    return probes
+
+
+def _probe(prompt: str, target: str, alternative: str) -> Row:
+    return {"prompt": prompt, "target": target, "alternative": alternative}
+
+
+def main() -> None:
+    """Writes the data files."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, default=DATA)
+    logging.basicConfig(level=logging.INFO)
+    write(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()

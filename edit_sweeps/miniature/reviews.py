@@ -1,0 +1,71 @@
+"""Sentiment: film reviews with negations, contrasts and mixed opinions."""
+
+from __future__ import annotations
+
+import random
+
+from edit_sweeps.miniature import vocabulary as words
+from edit_sweeps.miniature.text import Item
+from edit_sweeps.miniature.world import in_test
+
+ADVERBS = ("very", "really", "quite", "truly")
+
+
+def sentiment_item(rng: random.Random, *, test: bool) -> Item:
+    """A review that is positive or negative; half of them weigh three opinions against each other."""
+    draw = _verdict if rng.random() < 0.5 else _majority
+    while True:
+        positive = rng.random() < 0.5
+        key, review = draw(rng, positive)
+        if in_test("review", key) == test:
+            break
+    return Item(
+        prompt=f"Review: {review}\nSentiment:",
+        answer="positive" if positive else "negative",
+        choices=("positive", "negative"),
+    )
+
+
+def _verdict(rng: random.Random, positive: bool) -> tuple[str, str]:
+    """One opinion in one sentence, perhaps against a contrary one; returns what decides the split, and the text."""
+    mine, contrary = _sides(positive)
+    word, second = rng.sample(mine, 2)
+    against = rng.choice(contrary)
+    one, two = rng.sample(words.ASPECTS, 2)
+    adverb = rng.choice(ADVERBS)
+    loved = "loved" if positive else "hated"
+    forms = (
+        f"The {one} is {adverb} {word} and the {two} is {second}.",
+        f"A {word} {one} with a {second} {two}.",
+        f"I found the {one} {word} and {adverb} {second}.",
+        f"The {one} is not {against} at all, it is {adverb} {word}.",
+        f"The {two} may be {against}, but the {one} is so {word} that I {loved} it.",
+        f"Critics call the {one} {against}, yet I think it is {adverb} {word}.",
+        f"They said it was {against}, but the {one} is far from {against}.",
+    )
+    form = rng.randrange(len(forms))
+    return f"{form} {word} {against} {one}", forms[form]
+
+
+def _majority(rng: random.Random, positive: bool) -> tuple[str, str]:
+    """Three opinions, of which two or three agree with the verdict."""
+    mine, contrary = _sides(positive)
+    sides = [mine, mine, rng.choice((mine, contrary, contrary))]
+    rng.shuffle(sides)
+    aspects = rng.sample(words.ASPECTS, 3)
+    parts, key = [], []
+    for aspect, side in zip(aspects, sides, strict=True):
+        if rng.random() < 0.35:
+            word = rng.choice(contrary if side is mine else mine)
+            parts.append(f"the {aspect} is not {word}")
+        else:
+            word = rng.choice(side)
+            parts.append(f"the {aspect} is {word}")
+        key.append(word)
+    text = f"{parts[0]}, {parts[1]} and {parts[2]}."
+    return " ".join(key), text[0].upper() + text[1:]
+
+
+def _sides(positive: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    good, bad = words.GOOD_WORDS, words.BAD_WORDS
+    return (good, bad) if positive else (bad, good)

@@ -1,0 +1,298 @@
+"""The path of the data: edit the model, score the edits, score the tasks, compare, write the record."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from edit_sweeps import provenance
+from edit_sweeps.cell import RECORD_FILE, Cell, digest
+from edit_sweeps.edit_scores import EditScoreSettings, score_edits
+from edit_sweeps.editors.base import Editor
+from edit_sweeps.ledger import Ledger
+from edit_sweeps.model import EditableModel, load_model
+from edit_sweeps.moments import MomentSettings, MomentStore
+from edit_sweeps.record import Comparison, Record, Score
+from edit_sweeps.regularizers import Regularizer
+from edit_sweeps.requests import EditRequest, drop_edited_probes, load_requests
+from edit_sweeps.statistics import compare
+from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec, health
+from edit_sweeps.trajectory import Trajectory
+
+log = logging.getLogger(__name__)
+
+HEALTH_TEXTS = (
+    "The capital of the country is a large city on the river.",
+    "She works for a company that makes shoes and lives in a small town.",
+    "Question: How many apples does he have now?\nAnswer: He has 12 apples.",
+)
+"""Fixed texts on which a model's loss is watched; a model whose loss on them runs away has collapsed."""
+
+
+@dataclass
+class Session:
+    """What stays in memory between cells: the model while it is the same, and the built tasks.
+
+    Attributes:
+        device: From the configuration.
+        model: Unedited between cells; None before the first and after a failure.
+        benches: Built tasks by digest of their configuration.
+    """
+
+    device: str
+    model: EditableModel | None = None
+    identity: str = ""
+    healthy: dict[str, Any] = field(default_factory=dict)
+    benches: dict[str, Bench] = field(default_factory=dict)
+
+    def load(self, config: Mapping[str, Any]) -> EditableModel:
+        """The model of `config`, loaded if the one in memory is another."""
+        wanted = digest(config["model"])
+        if self.model is None or self.identity != wanted:
+            self.drop()
+            self.model = load_model(SimpleNamespace(**config["model"]), self.device)
+            self.identity = wanted
+            self.healthy = health(self.model, HEALTH_TEXTS)
+        return self.model
+
+    def drop(self) -> None:
+        """Forget the model: after a failure nobody knows what state its weights are in."""
+        self.model = None
+        self.identity = ""
+
+    def bench(self, config: Mapping[str, Any]) -> Bench:
+        """The tasks of `config`, built once."""
+        wanted = digest([config["task"], config["eval"]])
+        if wanted not in self.benches:
+            specs = {name: pick(TaskSpec, spec) for name, spec in config["task"].items()}
+            self.benches[wanted] = Bench(specs, pick(EvalSettings, config["eval"]))
+        return self.benches[wanted]
+
+
+def run_unit(cells: Iterable[Cell], session: Session, *, force: bool = False) -> Iterable[Record]:
+    """Run cells of one trajectory, in ascending num_edits; yields each record once it is on disk.
+
+    An exception in a cell is recorded with its traceback; the others go on with a fresh model.
+
+    Args:
+        cells: Of one trajectory, none of them done, or done and lacking an artefact.
+        session: Keeps the model between cells.
+        force: Compute again from zero: stored prefixes are removed first.
+    """
+    for number, cell in enumerate(cells):
+        if force and number == 0:
+            shutil.rmtree(trajectory_folder(cell), ignore_errors=True)
+        attempt = provenance.begin(cell.folder)
+        with provenance.log_to(cell.folder / "cell.log"):
+            try:
+                record = run_cell(cell, session, attempt)
+            except Exception as error:
+                if type(error).__name__ == "UncompletedJobError":  # submitit's time-out is not the cell's fault
+                    raise
+                session.drop()
+                log.exception("cell %s failed", cell.name)
+                record = new_record(cell)
+                record.state = "failed"
+                record.errors["cell"] = traceback.format_exc()
+                record.provenance = attempt.finish()
+                record.save(cell.folder)
+        yield record
+
+
+def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Record:
+    """Run one cell from the unedited model to the record on disk.
+
+    Raises:
+        Exception: Whatever went wrong; the model in `session` must then be dropped.
+    """
+    config = cell.config
+    if (cell.folder / RECORD_FILE).exists() and cell.missing_artefacts():
+        return rebuild_artefacts(cell, session)
+    with attempt.timed("load"):
+        model = session.load(config)
+        bench = session.bench(config)
+    record = new_record(cell)
+    ledger = new_ledger(cell, model)
+    if not cell.is_baseline:
+        edit_and_score(cell, ledger, record, attempt)
+    record.health = judge(health(model, HEALTH_TEXTS), session.healthy)
+    with attempt.timed("tasks"):
+        results = bench.score(model)
+    attempt.seconds |= {f"task/{name}": s for name, s in results.seconds.items()}
+    record.scores |= results.scores
+    record.errors |= results.errors
+    record.comparisons |= compare_tasks(record, load_baseline(cell))
+    record.state = "collapsed" if record.health["collapsed"] else "done"
+    save_artefacts(cell, model, ledger)
+    ledger.revert()
+    record.provenance = attempt.finish(model)
+    record.save(cell.folder)
+    if cell.is_baseline:
+        store_baseline(cell)
+    return record
+
+
+def edit_and_score(
+    cell: Cell, ledger: Ledger, record: Record, attempt: provenance.Attempt
+) -> None:
+    """Write the cell's requests and score them before and after; fills `record`."""
+    requests, record.counts = choose_requests(cell)
+    settings = pick(EditScoreSettings, cell.config["edit_scores"])
+    with attempt.timed("edit_scores"):
+        before = score_edits(ledger.model, requests, settings)
+    with attempt.timed("edit"):
+        record.traces = write_edits(cell, ledger, requests)
+    record.weights = ledger.norms()
+    with attempt.timed("edit_scores"):
+        after = score_edits(ledger.model, requests, settings)
+    record.scores["edit"] = after
+    record.comparisons["edit"] = compare_all(before, after)
+
+
+def write_edits(cell: Cell, ledger: Ledger, requests: list[EditRequest]) -> list[dict[str, Any]]:
+    """Write `requests` through `ledger`, from the longest stored prefix on; returns each edit's course."""
+    config = cell.config
+    editor = build_editor(config)
+    store = MomentStore(pick(MomentSettings, config["moments"]), Path(config["cache_dir"]))
+    trajectory = Trajectory(
+        trajectory_folder(cell),
+        model=ledger.model,
+        editor=editor,
+        ledger=ledger,
+        prepared=editor.prepare(ledger.model, store),
+        batch_size=int(config["edits"]["batch_size"]),
+    )
+    traces = trajectory.advance(requests)
+    ledger.finish()
+    return traces
+
+
+def choose_requests(cell: Cell) -> tuple[list[EditRequest], dict[str, int]]:
+    """The cell's requests, without probes about what the cell itself edits, and what was counted."""
+    drawn = load_requests(SimpleNamespace(**cell.config["dataset"]), cell.num_edits, cell.config["seed"])
+    requests, dropped = drop_edited_probes(drawn)
+    return requests, {"requests": len(requests), "probes_dropped": dropped}
+
+
+def judge(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """`now` with `collapsed` decided against the unedited model.
+
+    A model whose loss on fixed texts was high before any edit (a miniature that never saw such text) has
+    collapsed only when its loss rose by more than 2 nats a token beyond that as well.
+    """
+    if now["collapsed"] and now["finite_weights"] and now["finite_logits"]:
+        now["collapsed"] = now["nll"] > before["nll"] + 2.0
+    return now | {"nll_before": before["nll"]}
+
+
+def compare_tasks(record: Record, baseline: Record | None) -> dict[str, dict[str, Comparison]]:
+    """Each task's scores against the baseline's on the same documents; empty without a baseline."""
+    if baseline is None:
+        return {}
+    return {
+        task: compare_all(baseline.scores[task], scores)
+        for task, scores in record.scores.items()
+        if task in baseline.scores
+    }
+
+
+def compare_all(before: Mapping[str, Score], after: Mapping[str, Score]) -> dict[str, Comparison]:
+    """Metric by metric."""
+    return {m: compare(before[m], score) for m, score in after.items() if m in before}
+
+
+def load_baseline(cell: Cell) -> Record | None:
+    """The unedited model's record with its samples; None for the baseline itself or when there is none."""
+    if cell.is_baseline or not cell.config["task"]:
+        return None
+    folder = baseline_folder(cell)
+    if (folder / RECORD_FILE).exists():
+        return Record.load(folder, samples=True)
+    log.warning("no baseline for %s: its scores stand without differences", cell.name)
+    return None
+
+
+def baseline_folder(cell: Cell) -> Path:
+    """Where the baseline of `cell` is kept for all studies."""
+    return Path(cell.config["cache_dir"]) / "baselines" / cell.baseline
+
+
+def store_baseline(cell: Cell) -> None:
+    """Keep a copy of the baseline's record for all studies."""
+    Record.load(cell.folder, samples=True).save(baseline_folder(cell))
+
+
+def trajectory_folder(cell: Cell) -> Path:
+    """Where the prefixes of the cell's trajectory lie."""
+    return cell.study / "trajectories" / cell.trajectory
+
+
+def new_record(cell: Cell) -> Record:
+    """A record that knows its cell and nothing else."""
+    config = {k: v for k, v in cell.config.items() if k not in {"wandb", "cluster", "dry_run", "resume"}}
+    return Record(cell.key, cell.name, "running", config, overrides=cell.overrides)
+
+
+def new_ledger(cell: Cell, model: EditableModel) -> Ledger:
+    """A ledger over the unedited `model` with the cell's regularizer."""
+    return Ledger(model, build_regularizer(cell.config), seed=int(cell.config["seed"]))
+
+
+def build_editor(config: Mapping[str, Any]) -> Editor:
+    """The editor that `config` names.
+
+    Raises:
+        TypeError: A hyper-parameter the editor does not have.
+    """
+    return instantiate({k: v for k, v in config["editor"].items() if k != "name"})
+
+
+def build_regularizer(config: Mapping[str, Any]) -> Regularizer | None:
+    """The regularizer that `config` names; None for `regularizer=none`."""
+    values = {k: v for k, v in config["regularizer"].items() if k != "name"}
+    return instantiate(values) if values.get("_target_") else None
+
+
+def instantiate(values: Mapping[str, Any]) -> Any:
+    """Hydra's `instantiate` on plain values; nested `_target_` included, lists stay lists."""
+    import hydra
+
+    return hydra.utils.instantiate(dict(values), _convert_="all")
+
+
+def pick(kind: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass from those of `values` that it has fields for."""
+    known = {f.name for f in fields(kind)}
+    return kind(**{k: v for k, v in values.items() if k in known})
+
+
+def rebuild_artefacts(cell: Cell, session: Session) -> Record:
+    """Bring back the weights of a done cell from its stored prefix and save them; nothing is scored."""
+    ledger = new_ledger(cell, session.load(cell.config))
+    write_edits(cell, ledger, choose_requests(cell)[0])
+    save_artefacts(cell, ledger.model, ledger)
+    ledger.revert()
+    return Record.load(cell.folder)
+
+
+def save_artefacts(cell: Cell, model: EditableModel, ledger: Ledger) -> None:
+    """Write what `save` asks for into the cell's folder, each aside and renamed."""
+    from safetensors.torch import save_file
+
+    missing = cell.missing_artefacts()
+    if "delta" in missing:
+        aside = cell.folder / ".delta.safetensors"
+        save_file({k: v.contiguous().cpu() for k, v in ledger.delta().items()}, aside)
+        aside.replace(cell.folder / "delta.safetensors")
+    if "model" in missing:
+        folder = cell.folder / ".model"
+        shutil.rmtree(folder, ignore_errors=True)
+        model.network.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+        folder.rename(cell.folder / "model")
