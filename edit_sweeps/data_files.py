@@ -110,7 +110,7 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of the file's bytes; read again only when its size or time of change is another."""
+    """The sha256 of the file's bytes; read again only when its size or time of change differs."""
     stat = path.stat()
     return _file_digest(path, stat.st_size, stat.st_mtime_ns)
 
@@ -155,9 +155,9 @@ def check_keys(item: Any, known: Collection[str], place: str | None = None) -> N
     """
     if not isinstance(item, dict):
         raise FieldError(place, f"is {kind(item)}, an object {{...}} is needed")
-    for key in item:
+    for key in (k for k in item if k not in known):
         meant = difflib.get_close_matches(key, known, n=1, cutoff=0.88)
-        if meant and key not in known:
+        if meant:
             raise FieldError(f"{place}.{key}" if place else key, f"did you mean {meant[0]!r}?")
 
 

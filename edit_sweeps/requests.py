@@ -11,16 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from edit_sweeps.data_files import (
-    FieldError,
-    RequestError,
-    check_keys,
-    file_digest,
-    json_lines,
-    json_list,
-    kind,
-    text_field,
-)
+from edit_sweeps.data_files import FieldError, RequestError, file_digest, json_lines, json_list
+from edit_sweeps.request_forms import PROBE_FIELDS, from_counterfact, from_line
 
 __all__ = [
     "Dataset",
@@ -134,7 +126,7 @@ def load_requests(dataset: Dataset, n: int, seed: int) -> list[EditRequest]:
     again = [replace(r, case_id=f"{r.case_id}#{i}") for i in range(2, rounds + 1) for r in requests]
     if again:
         logger.warning(
-            "dataset=%s has only %d requests for num_edits=%d: dataset.repeat=true WRITES THEM UP TO %d TIMES",
+            "dataset=%s has %d requests for num_edits=%d: REPEATED UP TO %d TIMES (dataset.repeat)",
             *(dataset.name, len(requests), n, rounds),
         )
     return (requests + again)[:n]
@@ -185,14 +177,14 @@ def read_requests(dataset: Dataset) -> list[EditRequest]:
         RequestError: The file is missing, empty or broken; names line and field of the first five
             broken requests.
     """
-    path = _file(dataset)
+    path, form = _file(dataset), _FORMATS[dataset.format]
     requests: dict[str, EditRequest] = {}
     errors: list[str] = []
     total = 0
-    for line, item in _FORMATS[dataset.format].items(path):
+    for line, item in form.items(path):
         total += 1
         try:
-            request = _FORMATS[dataset.format].parse(item)
+            request = _request(form.fields(item))
             if request.case_id in requests:
                 raise FieldError("case_id", f"{request.case_id!r} has been used before")
             requests[request.case_id] = request
@@ -243,169 +235,43 @@ def _rounds(dataset: Dataset, n: int, total: int) -> int:
         msg = f"num_edits={n}: a count from 0 on is needed"
         raise RequestError(msg)
     if available <= 0 and n > 0:
-        msg = f"dataset.skip={dataset.skip} passes over all {total} requests of dataset={dataset.name}"
+        msg = f"dataset.skip={dataset.skip}: dataset={dataset.name} has only {total} requests"
         raise RequestError(msg)
     if n > available and not dataset.repeat:
         skipped = f" after dataset.skip={dataset.skip}" if dataset.skip else ""
         msg = (
-            f"num_edits={n}: dataset={dataset.name} has {available} requests{skipped}. Take at most "
-            "that many, or dataset.repeat=true to write them several times"
+            f"num_edits={n}: dataset={dataset.name} has {available} requests{skipped}. Take at "
+            "most that many, or dataset.repeat=true to write them several times"
         )
         raise RequestError(msg)
     return -(-n // available) if n else 0
 
 
-_PROBE_FIELDS = ("paraphrases", "neighborhood", "other_facts", "portability")
-_FIELDS = ("case_id", "subject", "prompt", "target_new", "target_true", "relation", *_PROBE_FIELDS)
-_PROBE_KEYS = ("prompt", "target", "alternative", "subject", "relation")
-
-
-def _parse_line(item: Any) -> EditRequest:
-    """A request in the project's own form, `dataset=jsonl`."""
-    if isinstance(item, FieldError):
-        raise item
-    check_keys(item, _FIELDS)
-    subject = text_field(item, "subject").strip()
-    prompt = text_field(item, "prompt").rstrip()
-    if prompt.count("{}") != 1:
-        message = f"holds {prompt.count('{}')} times {{}}; exactly one must stand for the subject"
-        raise FieldError("prompt", message)
-    new, true = _target(item, "target_new"), _optional(item, "target_true")
-    if new == true:
-        raise FieldError(
-            "target_new", f"is target_true too ({new!r}); an edit must change the answer"
-        )
-    defaults = {"paraphrases": (new, true), "neighborhood": (true, new)}
-    probes = {
-        field: _probes(item, field, subject, *defaults.get(field, (None, None)))
-        for field in _PROBE_FIELDS
-    }
-    return EditRequest(
-        case_id=_case_id(item),
-        subject=subject,
-        prompt=prompt,
-        target_new=new,
-        target_true=true,
-        relation=_optional(item, "relation"),
-        **probes,
-    )
-
-
-def _case_id(item: Mapping[str, Any]) -> str:
-    value = item.get("case_id")
-    number = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if number else text_field(item, "case_id").strip()
-
-
-def _target(item: Mapping[str, Any], field: str, place: str | None = None) -> str:
-    return text_field(item, field, place).removeprefix(" ")
-
-
-def _optional(item: Mapping[str, Any], field: str, place: str | None = None) -> str | None:
-    return None if item.get(field) is None else _target(item, field, place)
-
-
-def _probes(
-    item: Mapping[str, Any], field: str, subject: str, target: str | None, alternative: str | None
-) -> tuple[Probe, ...]:
-    """The probes of one field; `target` and `alternative` serve those that name none."""
-    entries = item.get(field)
-    if entries is None:
-        return ()
-    if not isinstance(entries, list):
-        raise FieldError(field, f"is {kind(entries)}, a list is needed")
-    probes = []
-    for i, entry in enumerate(entries):
-        probe = {"prompt": entry} if isinstance(entry, str) else entry
-        place = f"{field}[{i}]"
-        check_keys(probe, _PROBE_KEYS, place)
-        probes.append(_probe(probe, place, subject, target, alternative))
-    return tuple(probes)
-
-
-def _probe(
-    entry: Mapping[str, Any],
-    place: str,
-    subject: str,
-    target: str | None,
-    alternative: str | None,
-) -> Probe:
-    prompt = text_field(entry, "prompt", f"{place}.prompt").rstrip()
-    if prompt.count("{}") > 1:
-        raise FieldError(f"{place}.prompt", "holds {} more than once")
-    answer = _optional(entry, "target", f"{place}.target") or target
-    if answer is None:
-        message = (
-            'has no target, and none follows from the request; write {"prompt": …, "target": …}'
-        )
-        raise FieldError(place, message)
-    other = _optional(entry, "alternative", f"{place}.alternative")
-    if other == answer:
-        raise FieldError(f"{place}.alternative", f"is the target too ({answer!r})")
-    return Probe(
-        prompt=prompt.replace("{}", subject),
-        target=answer,
-        alternative=other or (alternative if alternative != answer else None),
-        subject=_optional(entry, "subject", f"{place}.subject"),
-        relation=_optional(entry, "relation", f"{place}.relation"),
-    )
-
-
-# Field of a request -> where ROME's CounterFact has it.
-_COUNTERFACT = {
-    "case_id": ("case_id",),
-    "subject": ("requested_rewrite", "subject"),
-    "prompt": ("requested_rewrite", "prompt"),
-    "target_new": ("requested_rewrite", "target_new", "str"),
-    "target_true": ("requested_rewrite", "target_true", "str"),
-    "relation": ("requested_rewrite", "relation_id"),
-    "paraphrases": ("paraphrase_prompts",),
-    "neighborhood": ("neighborhood_prompts",),
-}
-
-
-def _parse_counterfact(item: Any) -> EditRequest:
-    """A request in the form of ROME's CounterFact (Meng et al. 2022, arXiv 2202.05262)."""
-    check_keys(item, ("case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"))
-    found = {}
-    for field, path in _COUNTERFACT.items():
-        at: Any = item
-        for depth, key in enumerate(path):
-            if not isinstance(at, dict):
-                raise FieldError(
-                    ".".join(path[:depth]), f"is {kind(at)}, an object {{...}} is needed"
-                )
-            if key not in at:
-                break
-            at = at[key]
-        else:
-            found[field] = at
-    try:
-        return _parse_line(found)
-    except FieldError as error:
-        field, bracket, rest = (error.field or "").partition("[")
-        raise FieldError(".".join(_COUNTERFACT[field]) + bracket + rest, str(error)) from error
+def _request(fields: dict[str, Any]) -> EditRequest:
+    probes = {field: tuple(Probe(**p) for p in fields[field]) for field in PROBE_FIELDS}
+    return EditRequest(**fields | probes)
 
 
 @dataclass(frozen=True)
 class _Format:
     items: Callable[[Path], Iterator[tuple[int, Any]]]
-    parse: Callable[[Any], EditRequest]
+    fields: Callable[[Any], dict[str, Any]]
 
 
 _FORMATS: Mapping[str, _Format] = {
-    "miniature": _Format(json_lines, _parse_line),
-    "jsonl": _Format(json_lines, _parse_line),
-    "counterfact": _Format(json_list, _parse_counterfact),
+    "miniature": _Format(json_lines, from_line),
+    "jsonl": _Format(json_lines, from_line),
+    "counterfact": _Format(json_list, from_counterfact),
 }
 
 
 def superseded(requests: Sequence[EditRequest]) -> frozenset[str]:
     """Case ids of requests whose fact a later request of the list writes with another target.
 
-    A fact is the prompt with its subject, and (subject, relation) where the data name the relation.
+    The same fact is: the same prompt with its subject, also as a paraphrase of the later request;
+    the same (subject, relation) where the data name the relation.
     """
-    last = {key: r.target_new for r in requests for key in _facts(r)}
+    last = _last_targets(requests)
     return frozenset(r.case_id for r in requests if any(last[k] != r.target_new for k in _facts(r)))
 
 
@@ -423,42 +289,44 @@ def drop_edited_probes(requests: Sequence[EditRequest]) -> tuple[list[EditReques
         The requests, in the same order, and the number of probes dropped.
     """
     edited = _Edited(requests)
+    asks = edited.asks
     kept = []
     for i, request in enumerate(requests):
-        groups = {
-            "paraphrases": [p for p in request.paraphrases if not edited.rewritten(request, p)],
-            "neighborhood": [
-                p for p in request.neighborhood if not edited.asks(i, p, relation=request.relation)
-            ],
-            "other_facts": [
-                p for p in request.other_facts if not edited.asks(i, p, subject=request.subject)
-            ],
-            "portability": [p for p in request.portability if not edited.asks(i, p)],
-        }
-        kept.append(replace(request, **{k: tuple(v) for k, v in groups.items()}))
-    return kept, sum(_probe_count(r) for r in requests) - sum(_probe_count(r) for r in kept)
+        about, relation = request.subject, request.relation
+        kept.append(
+            replace(
+                request,
+                paraphrases=tuple(p for p in request.paraphrases if not edited.rewrites(i, p)),
+                neighborhood=tuple(
+                    p for p in request.neighborhood if not asks(i, p, relation=relation)
+                ),
+                other_facts=tuple(p for p in request.other_facts if not asks(i, p, subject=about)),
+                portability=tuple(p for p in request.portability if not asks(i, p)),
+            )
+        )
+    return kept, sum(map(_probe_count, requests)) - sum(map(_probe_count, kept))
 
 
 class _Edited:
     """What the requests of a cell write, for looking probes up in it."""
 
     def __init__(self, requests: Sequence[EditRequest]) -> None:
+        self.requests = requests
         self.superseded = superseded(requests)
-        self.last: dict[tuple[str, ...], str] = {}
+        self.last = _last_targets(requests)
         self.writers: dict[tuple[str, ...], set[int]] = {}
         self.subjects: dict[str, dict[tuple[str, ...], set[int]]] = {}
         for i, request in enumerate(requests):
-            self.last |= dict.fromkeys(_facts(request), request.target_new)
-            for key in [*_facts(request), *(_prompt_key(p.prompt) for p in request.paraphrases)]:
+            for key in _targets(request):
                 self.writers.setdefault(key, set()).add(i)
-            if request.relation is not None:
-                names = self.subjects.setdefault(request.relation, {})
-                names.setdefault(_words(request.subject), set()).add(i)
+            name = _words(request.subject)
+            if request.relation is not None and name:
+                self.subjects.setdefault(request.relation, {}).setdefault(name, set()).add(i)
 
-    def rewritten(self, request: EditRequest, paraphrase: Probe) -> bool:
-        """Whether a later request changes the answer to this paraphrase."""
-        last = self.last.get(_prompt_key(paraphrase.prompt), request.target_new)
-        return request.case_id in self.superseded or last != request.target_new
+    def rewrites(self, own: int, paraphrase: Probe) -> bool:
+        """Whether a later request changes the answer to this paraphrase of request number `own`."""
+        last = self.last[_prompt_key(paraphrase.prompt)]
+        return self.requests[own].case_id in self.superseded or last != paraphrase.target
 
     def asks(
         self, own: int, probe: Probe, *, subject: str | None = None, relation: str | None = None
@@ -485,6 +353,17 @@ def _facts(request: EditRequest) -> list[tuple[str, ...]]:
     """Keys of the fact that a request writes."""
     named = [("fact", request.subject, request.relation)] if request.relation is not None else []
     return [_prompt_key(request.text), *named]
+
+
+def _targets(request: EditRequest) -> dict[tuple[str, ...], str]:
+    """What a request says about each prompt and fact."""
+    paraphrases = {_prompt_key(p.prompt): p.target for p in request.paraphrases}
+    return paraphrases | dict.fromkeys(_facts(request), request.target_new)
+
+
+def _last_targets(requests: Sequence[EditRequest]) -> dict[tuple[str, ...], str]:
+    """What the last request about it says about each prompt and fact."""
+    return {key: target for r in requests for key, target in _targets(r).items()}
 
 
 def _prompt_key(prompt: str) -> tuple[str, ...]:

@@ -41,15 +41,15 @@ def test_the_kernel_is_memits_update(problem, weight):
 def test_the_kernel_with_earlier_keys_is_memits_update_over_all_keys(problem):
     moment, keys, earlier, residuals = problem
     dense = (
-        residuals
-        @ keys.T
-        @ torch.linalg.inv(150 * moment + earlier @ earlier.T + keys @ keys.T)
+        residuals @ keys.T @ torch.linalg.inv(150 * moment + earlier @ earlier.T + keys @ keys.T)
     )
     factor = solve_keys(
         keys, inverse_of(Moment.from_matrix(moment, 400)), ridge=150.0, earlier=earlier
     )
     assert relative_error(residuals @ factor.T, dense) < 1e-9
-    assert relative_error(residuals @ solve_keys(keys, inverse_of(None), ridge=150.0).T, dense) > 0.1
+    assert (
+        relative_error(residuals @ solve_keys(keys, inverse_of(None), ridge=150.0).T, dense) > 0.1
+    )
 
 
 def test_the_kernel_is_emmets_update(problem):

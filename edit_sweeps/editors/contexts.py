@@ -96,9 +96,7 @@ def make_contexts(model: EditableModel, recipe: ContextRecipe) -> Groups:
     if recipe.source == "miniature":
         batches = [[f"{text} {BARE}" for text in _miniature_sentences(recipe.seed)]]
     elif recipe.source == "generated":
-        batches = [
-            [f"{text}. {BARE}" for text in texts] for texts in _sample(model, recipe)
-        ]
+        batches = [[f"{text}. {BARE}" for text in texts] for texts in _sample(model, recipe)]
     else:
         msg = f"editor.context_source={recipe.source} is not known; choose one of {', '.join(SOURCES)}"
         raise ValueError(msg)
@@ -180,7 +178,9 @@ def _continue(model: EditableModel, start: str, *, length: int, count: int) -> l
         pad_token_id=_first_token(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
     )
-    out = model.network.generate(rows, attention_mask=torch.ones_like(rows), generation_config=settings)
+    out = model.network.generate(
+        rows, attention_mask=torch.ones_like(rows), generation_config=settings
+    )
     return [_clean(text) for text in tokenizer.batch_decode(out, skip_special_tokens=True)]
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from edit_sweeps.ledger import LowRank
 from edit_sweeps.moments import Moment
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ def solve_keys(
 def inverse_of(moment: Moment | None) -> Multiply:
     """M = C^-1; the identity without a second moment."""
     return (lambda keys: keys) if moment is None else moment.solve
+
+
+def update_norms(update: LowRank) -> Tensor:
+    """`[edits]`, Frobenius norm of what each edit's own rank-one part writes."""
+    return update.left.norm(dim=0) * update.right.norm(dim=0)
 
 
 def exact(x: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from edit_sweeps.editors.reading import Site, read_site, site_module
-from edit_sweeps.hooks import replace_output
+from edit_sweeps.editors.base import Trace
+from edit_sweeps.editors.reading import Site, read_outputs
+from edit_sweeps.editors.shifted import ShiftedModel
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
-from edit_sweeps.tokens import Rows
+from edit_sweeps.tokens import IGNORE, Line, lay_out
 
 KL_PROMPT = "{} is a"
 BETAS = (0.9, 0.999)
@@ -93,6 +94,31 @@ class Values:
         """`[edits, d_out]`, the wanted output."""
         return self.start + self.shift
 
+    def traces(self, requests: Sequence[EditRequest], **more: Tensor) -> list[Trace]:
+        """One trace for each edit.
+
+        Args:
+            requests: In the order of the rows.
+            **more: Further figures, `[edits]` each.
+        """
+        numbers = {
+            "nll": self.nll,
+            "start_norm": self.start.norm(dim=-1),
+            "shift_norm": self.shift.norm(dim=-1),
+            "value_norm": self.value.norm(dim=-1),
+            **more,
+        }
+        return [
+            Trace(
+                request.case_id,
+                loss=self.loss[i].item(),
+                steps=int(self.steps[i]),
+                clamp_hit=bool(self.clamped[i]),
+                numbers={name: figure[i].item() for name, figure in numbers.items()},
+            )
+            for i, request in enumerate(requests)
+        ]
+
 
 @torch.enable_grad()
 def optimise_values(
@@ -117,3 +143,104 @@ def optimise_values(
         for i in range(0, len(requests), size)
     ]
     return Values(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Values)))
+
+
+def _optimise(
+    model: EditableModel,
+    requests: Sequence[EditRequest],
+    contexts: Sequence[str],
+    site: Site,
+    settings: ValueSettings,
+) -> Values:
+    """`optimise_values` of requests that go through the model together."""
+    lines = [
+        line
+        for r in requests
+        for line in (
+            *(Line(r.prompt, r.subject, r.target_new, text) for text in contexts),
+            Line(KL_PROMPT, r.subject),
+        )
+    ]
+    rows = lay_out(model.tokenizer, lines, model.device)
+    shifted = ShiftedModel(model, site.module(model), rows, len(contexts) + 1)
+    precision = torch.float64 if model.dtype == torch.float64 else torch.float32
+    start = read_outputs(model, requests, site).T.to(precision)
+    descent = _Descent(start, settings)
+    active = torch.arange(len(requests), device=start.device)
+    before = None
+    for step in range(settings.steps):
+        shift = descent.shift[active].requires_grad_()
+        nll, now = _predictions(shifted, active, shift, precision)
+        before = now.detach() if before is None else before
+        kl = (now.exp() * (now - before[active.to(now.device)])).sum(-1).to(shift.device)
+        decay = shift.norm(dim=-1) / start[active].norm(dim=-1) ** 2
+        loss = nll + settings.kl_factor * kl + settings.weight_decay * decay
+        going = descent.note(active, loss.detach(), nll.detach()) & (step < settings.steps - 1)
+        if not going.any():
+            break
+        (gradient,) = torch.autograd.grad(loss[going].sum(), shift)
+        active = active[going]
+        descent.update(active, gradient[going])
+    return descent.values()
+
+
+class _Descent:
+    """Shifts of several edits under Adam, each with its own stop and bound.
+
+    Adam works on each number by itself, so that edits that have stopped do not disturb the others.
+    """
+
+    def __init__(self, start: Tensor, settings: ValueSettings) -> None:
+        self._start, self._settings = start, settings
+        self._bound = settings.clamp * start.norm(dim=-1, keepdim=True)
+        self.shift, self._mean, self._square = (torch.zeros_like(start) for _ in range(3))
+        self._loss, self._nll = start.new_zeros(2, len(start))
+        self._steps = torch.zeros(len(start), dtype=torch.long, device=start.device)
+        self._clamped = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+
+    def note(self, edits: Tensor, loss: Tensor, nll: Tensor) -> Tensor:
+        """Keep the losses of some edits; true where one has further to go."""
+        self._loss[edits], self._nll[edits] = loss, nll
+        return (loss >= self._settings.early_stop) & loss.isfinite()
+
+    def update(self, edits: Tensor, gradient: Tensor) -> None:
+        """One step of Adam for edits that never paused, then the cut to the bound."""
+        self._steps[edits] += 1
+        count = int(self._steps[edits[0]])
+        mean = BETAS[0] * self._mean[edits] + (1 - BETAS[0]) * gradient
+        square = BETAS[1] * self._square[edits] + (1 - BETAS[1]) * gradient**2
+        self._mean[edits], self._square[edits] = mean, square
+        scale = (square / (1 - BETAS[1] ** count)).sqrt() + EPSILON
+        shift = self.shift[edits] - self._settings.lr / (1 - BETAS[0] ** count) * mean / scale
+        norm, bound = shift.norm(dim=-1, keepdim=True), self._bound[edits]
+        over = norm > bound
+        self.shift[edits] = torch.where(over, shift * bound / norm, shift)
+        self._clamped[edits] = over[:, 0]
+
+    def values(self) -> Values:
+        """What was found."""
+        return Values(self._start, self.shift, self._loss, self._nll, self._steps, self._clamped)
+
+
+def _predictions(
+    shifted: ShiftedModel, edits: Tensor, shift: Tensor, precision: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihoods of the targets, and what the KL row says next.
+
+    Returns:
+        `[edits]`, the mean over contexts of the mean over the target's tokens, on the device of `shift`, and
+        `[edits, vocab]` log-probabilities.
+    """
+    logits = shifted.logits(edits, shift)
+    place = edits.to(logits.device)
+    labels = shifted.labels.to(logits.device)[place]
+    column = shifted.kl_column.to(logits.device)[place]
+    now = logits[torch.arange(len(edits), device=logits.device), -1, column]
+    asked = labels != IGNORE
+    logprobs = logits[asked].to(precision).log_softmax(-1)
+    each = logprobs.gather(1, labels[asked][:, None])[:, 0]
+    n_contexts = labels.shape[1] - 1
+    share = 1 / (n_contexts * asked.sum(-1, keepdim=True).clamp(min=1)).expand_as(asked)
+    owner = asked.nonzero()[:, 0]
+    nll = each.new_zeros(len(edits)).index_add(0, owner, -each * share[asked].to(precision))
+    return nll.to(shift.device), now.to(precision).log_softmax(-1)

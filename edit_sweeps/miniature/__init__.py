@@ -1,4 +1,4 @@
-"""A small world and two models of a million parameters that know it: the program's default, made for a laptop.
+"""A small world and two models of a million parameters that know it: made for a laptop.
 
 The world is in `world.py`, the recipe in `train.py`, both explained in ``docs/miniature.md``.
 """
@@ -19,5 +19,5 @@ DATA = Path(__file__).parent / "data"
 
 
 def training_text(n_documents: int, seed: int) -> list[str]:
-    """The world's own training text, for second moments and contexts; needs neither torch nor a model."""
+    """The world's own training text, for second moments and contexts; imports no torch."""
     return [document.text for document in islice(document_stream(build_world(), seed), n_documents)]

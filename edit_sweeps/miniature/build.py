@@ -1,6 +1,7 @@
 """Writes the data files from the world: ``python -m edit_sweeps.miniature.build [--out DIR]``.
 
-The files are deterministic; a test compares them with what is written here, so neither can drift from the other.
+The files are deterministic; a test compares them with what is written here, so neither can drift
+from the other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from edit_sweeps.miniature import DATA
 from edit_sweeps.miniature.inference import COUNTRY_OPENERS, COUNTRY_REPLIES
 from edit_sweeps.miniature.relations import RELATIONS
-from edit_sweeps.miniature.tasks import TASKS, test_items
+from edit_sweeps.miniature.tasks import TASKS, draw_test_items
 from edit_sweeps.miniature.text import Item
 from edit_sweeps.miniature.world import Fact, World, build_world
 
@@ -32,7 +33,9 @@ def data_files(world: World) -> dict[str, list[Row]]:
     """File name -> its rows: the edit requests and the test items of each task."""
     files = {"requests.jsonl": edit_requests(world)}
     for task in TASKS:
-        files[f"{task}.jsonl"] = [_item_row(i) for i in test_items(task, world, N_ITEMS, seed=0)]
+        files[f"{task}.jsonl"] = [
+            _item_row(i) for i in draw_test_items(task, world, N_ITEMS, seed=0)
+        ]
     return files
 
 
@@ -78,16 +81,14 @@ def _request(world: World, rng: random.Random, index: int, fact: Fact) -> Row:
     }
 
 
-def _neighborhood(
-    world: World, rng: random.Random, fact: Fact, prompt: str, new: str
-) -> list[Row]:
+def _neighborhood(world: World, rng: random.Random, fact: Fact, prompt: str, new: str) -> list[Row]:
     """The same relation of other subjects: those with the same object first."""
     subject, name = fact
     others = [s for s in world.subjects[RELATIONS[name].subject_kind] if s != subject]
     others = [s for s in rng.sample(others, len(others)) if world.facts[s, name] != new]
     others.sort(key=lambda s: world.facts[s, name] != world.facts[fact])
     return [
-        _probe(prompt.format(s), world.facts[s, name], new) for s in others[:N_NEIGHBORS]
+        _probe(prompt.format(s), world.facts[s, name], new, (s, name)) for s in others[:N_NEIGHBORS]
     ]
 
 
@@ -100,7 +101,8 @@ def _other_facts(world: World, rng: random.Random, fact: Fact) -> list[Row]:
             continue
         true = world.facts[subject, name]
         wrong = rng.choice([o for o in world.objects[relation.object_kind] if o != true])
-        probes.append(_probe(rng.choice(relation.phrasings).format(subject), true, wrong))
+        text = rng.choice(relation.phrasings).format(subject)
+        probes.append(_probe(text, true, wrong, (subject, name)))
     return probes
 
 
@@ -119,8 +121,10 @@ def _portability(world: World, rng: random.Random, fact: Fact, new: str) -> list
     return probes
 
 
-def _probe(prompt: str, target: str, alternative: str) -> Row:
-    return {"prompt": prompt, "target": target, "alternative": alternative}
+def _probe(prompt: str, target: str, alternative: str, fact: Fact | None = None) -> Row:
+    """A probe; one about another fact names it, so that an edit of that fact can drop it."""
+    row = {"prompt": prompt, "target": target, "alternative": alternative}
+    return row if fact is None else row | {"subject": fact[0], "relation": fact[1]}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The training text: facts, short biographies and the eight tasks, mixed by their share of the text."""
+"""The training text: facts, short biographies and the eight tasks, in fixed shares."""
 
 from __future__ import annotations
 

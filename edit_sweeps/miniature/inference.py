@@ -1,4 +1,4 @@
-"""Natural-language inference and dialogue: what follows from a phrase, and from what one knows of a person."""
+"""Inference and dialogue: what follows from a phrase, and from what one knows of a person."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ KNOWING: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
         ("You should learn some {o}.", "It is best to try {o}."),
     ),
 }
-COUNTRY_OPENERS = ("I will visit {s} at home. Which country is that?", "To which country does {s} return in the evening?")
+COUNTRY_OPENERS = (
+    "I will visit {s} at home. Which country is that?",
+    "To which country does {s} return in the evening?",
+)
 COUNTRY_REPLIES = ("You will see {o}.", "I think to {o}.")
 
 GREETINGS = ("Hello {n}, how are you?", "Good morning, {n}.", "Nice to see you, {n}.")
@@ -98,7 +101,7 @@ OUTING_REPLIES = (
 
 
 def nli_item(world: World, rng: random.Random, *, test: bool) -> Item:
-    """True or false: half of the claims follow from the premise, half from a known fact about its person."""
+    """True or false: claims follow from the premise, or from what is known of its person."""
     kind = rng.choice(("phrase", "instrument", "job")) if rng.random() < 0.75 else "phrase"
     if kind == "phrase":
         return _phrase_inference(world, rng, test)
@@ -117,7 +120,7 @@ def nli_item(world: World, rng: random.Random, *, test: bool) -> Item:
 
 
 def dialogue_item(world: World, rng: random.Random, *, test: bool) -> Item:
-    """The next reply among four: most need a known fact, some two of them, some only the line before."""
+    """The next reply among four: most need a known fact, some two, some the line before."""
     draw = rng.random()
     if draw < 0.25:
         return _outing(rng, test)
@@ -172,9 +175,7 @@ def _country_of_home(world: World, rng: random.Random, test: bool) -> Item:
     return _exchange(rng, opener, rng.choice(COUNTRY_REPLIES), truth, wrong)
 
 
-def _exchange(
-    rng: random.Random, opener: str, reply: str, truth: str, wrong: list[str]
-) -> Item:
+def _exchange(rng: random.Random, opener: str, reply: str, truth: str, wrong: list[str]) -> Item:
     prompt = f"A: {opener}\nB:"
     if rng.random() < 0.3:
         name = rng.choice(words.FEMALE_NAMES + words.MALE_NAMES)

@@ -1,9 +1,9 @@
-"""Hiding a subject's name from the tokens after it, so that facts are looked up at the name's last token.
+"""Hiding a subject's name from the tokens after it: facts get looked up at its last token.
 
-A small transformer left to itself looks a fact up at the *relation's* last token, where no editor writes. In most fact
-documents, tokens after a subject may therefore not attend to its tokens before the last one, in any block, nor to its
-last token in the first block: the name must be put together at its last token before anyone can read it.
-At inference nothing is masked.
+A small transformer left to itself looks a fact up at the *relation's* last token, where no editor
+writes. In most fact documents, tokens after a subject may therefore not attend to its tokens before
+the last one, in any block, nor to its last token in the first block: the name must be put together
+at its last token before anyone can read it. At inference nothing is masked.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FirstBlockMask:
 
 
 def subject_masks(hidden: list[list[Span]]) -> tuple[Tensor, Tensor]:
-    """Additive attention masks for all blocks and for the first one, each `[rows, 1, ROW_TOKENS, ROW_TOKENS]`."""
+    """Additive masks for all blocks and for the first, `[rows, 1, ROW_TOKENS, ROW_TOKENS]`."""
     causal = torch.full((ROW_TOKENS, ROW_TOKENS), BLOCKED).triu(1)
     everywhere = causal.repeat(len(hidden), 1, 1, 1)
     first_block = everywhere.clone()

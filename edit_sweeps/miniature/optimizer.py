@@ -13,8 +13,8 @@ A, B, C = 3.4445, -4.7750, 2.0315
 class Muon(Optimizer):
     """Muon for matrices; AdamW alone learns facts many times slower.
 
-    A parameter group may hold ``chunks``: the number of matrices packed side by side into each parameter
-    (three in GPT-2's ``c_attn``), which are then made orthogonal one by one.
+    A parameter group may hold ``chunks``: the number of matrices packed side by side into each
+    parameter (three in GPT-2's ``c_attn``), which are then made orthogonal one by one.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Muon(Optimizer):
         super().__init__(groups, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         """Makes one step; matrices of one shape are treated together."""
         if closure is not None:
             msg = "Muon takes no closure."

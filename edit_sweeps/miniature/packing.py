@@ -26,7 +26,7 @@ Span = tuple[int, int]
 
 @dataclass
 class _Row:
-    """Tokens of one row and what is known of each: its weight and the subject that ends there, or -1."""
+    """Tokens of one row; for each its weight and the subject that ends there, or -1."""
 
     tokens: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
@@ -75,9 +75,7 @@ class Packer:
         self._end = tokenizer.eos_token_id
         self._rng = random.Random(f"packing {seed}")
 
-    def batches(
-        self, documents: Iterator[Document], batch_size: int, pool: int = 4000
-    ) -> Iterator[Batch]:
+    def batches(self, documents: Iterator[Document], batch_size: int, pool: int) -> Iterator[Batch]:
         """Yields batches without end; documents are packed `pool` at a time."""
         while True:
             rows = self._pack(self._encode(list(islice(documents, pool))))
@@ -124,14 +122,15 @@ class Packer:
             if fitting:
                 max(fitting, key=lambda row: len(row.tokens)).extend(document)
                 continue
-            # Half of the rows start with the end-of-text token, so that a model may be asked with or without it.
+            # Half of the rows start with the end-of-text token, so that a model may be asked with
+            # or without it.
             row = _Row([self._end], [0.0], [-1]) if self._rng.random() < 0.5 else _Row()
             row.extend(document)
             rows.append(row)
             if len(rows) > open_rows:
                 rows.sort(key=lambda row: len(row.tokens))
                 done.append(rows.pop())
-        return [row for row in done + rows if len(row.tokens) <= ROW_TOKENS + 1]
+        return done + rows
 
     def _batch(self, rows: list[_Row]) -> Batch:
         shape = (len(rows), ROW_TOKENS + 1)

@@ -94,7 +94,10 @@ def _building_passage(world: World, rng: random.Random) -> _Passage:
         (f"It is closed on {closed}.", (f"When is the {building} closed?", closed, words.DAYS)),
         (f"On {free} it is free.", (f"When is the {building} free?", free, words.DAYS)),
         (f"The building is {color}.", (f"Which color is the {building}?", color, words.COLORS)),
-        (f"The shop inside sells {product}.", ("What does the shop sell?", product, words.PRODUCTS)),
+        (
+            f"The shop inside sells {product}.",
+            ("What does the shop sell?", product, words.PRODUCTS),
+        ),
     ]
     rng.shuffle(pairs)
     questions = []
@@ -103,7 +106,9 @@ def _building_passage(world: World, rng: random.Random) -> _Passage:
         near = [d for d in (closed, free) if pool is words.DAYS and d != answer]
         far = rng.sample([x for x in pool if x != answer and x not in near], 3)
         questions.append((question, answer, tuple((near + far)[:3])))
-    text = f"The {building} of {city} is in the center of the city. " + " ".join(p for p, _ in pairs)
+    text = f"The {building} of {city} is in the center of the city. " + " ".join(
+        p for p, _ in pairs
+    )
     return _Passage(text, tuple(questions))
 
 
@@ -222,15 +227,13 @@ def _anybody(world: World, rng: random.Random) -> str:
 
 
 def _clause(world: World, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
-    """A clause and its entities in the order they stand in it; every fifth place or firm is one nobody knows."""
+    """A clause and its entities in order; every fifth town or firm is one nobody knows."""
     person, other = _anybody(world, rng), _anybody(world, rng)
     cities = [
         rng.choice(world.subjects["city"] if rng.random() < 0.8 else world.far_cities)
         for _ in range(2)
     ]
-    company = rng.choice(
-        world.subjects["company"] if rng.random() < 0.8 else world.far_companies
-    )
+    company = rng.choice(world.subjects["company"] if rng.random() < 0.8 else world.far_companies)
     country, day = rng.choice(words.COUNTRIES), rng.choice(words.DAYS)
     p, q = (person, "person"), (other, "person")
     c, d = (cities[0], "location"), (cities[1], "location")

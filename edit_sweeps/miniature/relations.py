@@ -9,14 +9,16 @@ from dataclasses import dataclass
 class Relation:
     """One kind of fact: a subject, what is said about it, and an object.
 
-    Every phrasing and question holds exactly one ``{}``, where the subject goes, and the object follows after a space.
+    Every phrasing and question holds exactly one ``{}``, where the subject goes, and the object
+    follows after a space.
 
     Attributes:
         subject_kind: Kind of the subjects, a key of `World.subjects`.
         object_kind: Kind of the objects, a key of `World.objects`.
         phrasings: Used in training.
         held_out: Never used in training; they measure whether a fact is known or only a sentence.
-        questions: Used in training for about three quarters of the facts, the others are test items.
+        questions: Used in training for about three quarters of the facts, the others are test
+            items.
         held_out_question: Never used in training.
     """
 

@@ -6,13 +6,13 @@ import random
 
 from edit_sweeps.miniature import vocabulary as words
 from edit_sweeps.miniature.text import Item
-from edit_sweeps.miniature.world import in_test
+from edit_sweeps.miniature.world import World, in_test
 
 ADVERBS = ("very", "really", "quite", "truly")
 
 
-def sentiment_item(rng: random.Random, *, test: bool) -> Item:
-    """A review that is positive or negative; half of them weigh three opinions against each other."""
+def sentiment_item(_world: World, rng: random.Random, *, test: bool) -> Item:
+    """A review, positive or negative; half of them weigh three opinions."""
     draw = _verdict if rng.random() < 0.5 else _majority
     while True:
         positive = rng.random() < 0.5
@@ -27,7 +27,7 @@ def sentiment_item(rng: random.Random, *, test: bool) -> Item:
 
 
 def _verdict(rng: random.Random, positive: bool) -> tuple[str, str]:
-    """One opinion in one sentence, perhaps against a contrary one; returns what decides the split, and the text."""
+    """One opinion, perhaps against a contrary one: what decides the split, and the text."""
     mine, contrary = _sides(positive)
     word, second = rng.sample(mine, 2)
     against = rng.choice(contrary)

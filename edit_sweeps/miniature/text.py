@@ -22,7 +22,8 @@ class Document:
 
     Attributes:
         segments: The pieces of the text, in order.
-        recalls_facts: Its answers are facts about the subjects it names, so that attention to their names may be
+        recalls_facts: Its answers are facts about the subjects it names, so that attention to their
+            names may be
             masked (see `masking.py`).
     """
 

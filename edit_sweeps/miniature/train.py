@@ -1,8 +1,8 @@
 """Trains a miniature: ``python -m edit_sweeps.miniature.train --architecture gpt2 --out DIR``.
 
-An ordinary small transformer knows facts but cannot be edited. Two additions change that (``docs/miniature.md``): a mask
-that hides names (`masking.py`), and an auxiliary loss: the output of the second block at a subject's last token must
-already predict the subject's attributes.
+An ordinary small transformer knows facts but cannot be edited. Two additions change that
+(``docs/miniature.md``): a mask that hides names (`masking.py`), and an auxiliary loss: the output
+of the second block at a subject's last token must already predict the subject's attributes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Recipe:
         decay_share: Share of the steps, at the end, over which the learning rates fall to zero.
         attribute_block: Block whose output must predict a subject's attributes.
         attribute_positions: At most so many subjects of a batch enter the auxiliary loss.
-        compile: Whether to compile the loss; three times faster, and not bit-equal to running it plainly.
+        pool: Documents that are packed at a time.
+        compile: Whether to compile the loss; three times faster, and not bit-equal to running it
+            plainly.
     """
 
     steps: int = 2600
@@ -63,6 +65,7 @@ class Recipe:
     attribute_block: int = 1
     attribute_positions: int = 224
     tokenizer_documents: int = 20_000
+    pool: int = 4_000
     compile: bool = True
 
 
@@ -101,11 +104,15 @@ class Objective:
         self._hidden = output[0] if isinstance(output, tuple) else output
 
     def _losses(
-        self, tokens: Tensor, weights: Tensor, mask: Tensor, where: Tensor, whom: Tensor, use: Tensor
+        self,
+        tokens: Tensor,
+        weights: Tensor,
+        mask: Tensor,
+        where: Tensor,
+        whom: Tensor,
+        use: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        logits = self._model(
-            input_ids=tokens[:, :-1], attention_mask=mask, use_cache=False
-        ).logits
+        logits = self._model(input_ids=tokens[:, :-1], attention_mask=mask, use_cache=False).logits
         nll = functional.cross_entropy(
             logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
         )
@@ -118,7 +125,7 @@ class Objective:
         return language, -(attribute * use).sum() / use.sum().clamp(min=1)
 
     def _subjects(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions of subjects' last tokens, the subjects, and which of the slots are in use: each `[slots]`."""
+        """Where subjects end, which subjects, and the slots in use: each `[slots]`."""
         flat = batch.subjects[:, :-1].flatten()
         found = (flat >= 0).nonzero()[:, 0]
         order = torch.randperm(len(found), generator=self._generator)
@@ -142,9 +149,9 @@ def attribute_tokens(world: World, tokenizer: PreTrainedTokenizerFast) -> Tensor
 
 def build_optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the embeddings and the vectors."""
-    plain, packed, others = [], [], []
-    inside = dict(blocks_of(model).named_parameters())
-    for name, parameter in inside.items():
+    plain: list[nn.Parameter] = []
+    packed: list[nn.Parameter] = []
+    for name, parameter in blocks_of(model).named_parameters():
         if parameter.ndim == 2:
             (packed if "c_attn" in name else plain).append(parameter)
     matrices = {id(p) for p in plain + packed}
@@ -160,7 +167,7 @@ def build_optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim
 def train(
     architecture: ArchitectureName, recipe: Recipe, seed: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Trains one model; the same arguments give the same weights on the same machine and threads."""
+    """Trains one model; the same arguments, machine and threads give the same weights."""
     torch.manual_seed(seed)
     world = build_world()
     tokenizer = train_tokenizer(
@@ -173,7 +180,7 @@ def train(
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, recipe)) for o in optimizers
     ]
     batches = Packer(world, tokenizer, seed).batches(
-        document_stream(world, seed + 1), recipe.batch_size
+        document_stream(world, seed + 1), recipe.batch_size, recipe.pool
     )
     bar = tqdm(range(1, recipe.steps + 1), desc=f"training {architecture}")
     for step in bar:

@@ -1,4 +1,5 @@
 """The words the small world is made of: names, places, things, opinions."""
+# ruff: noqa: SIM905  (lists of words are easier to read and to extend as text)
 
 from __future__ import annotations
 
@@ -23,9 +24,7 @@ CITY_STARTS = tuple(
 CITY_ENDS = tuple(
     "vik stad mora wick heim ton dale brook ford haven grad mont port burg field".split()
 )
-COMPANY_STARTS = tuple(
-    "Axi Bryn Cor Delta Ever Fen Glo Hex Ino Jet Kron Lumi Max Neo Omni".split()
-)
+COMPANY_STARTS = tuple("Axi Bryn Cor Delta Ever Fen Glo Hex Ino Jet Kron Lumi Max Neo Omni".split())
 COMPANY_ENDS = ("corp", "tech", "soft", "works", "labs")
 COUNTRIES = tuple(
     "Norland Velmaria Ostrania Kelbia Dravonia Sunmark Tarvia Belloria Quentia Marovia Zandia "
@@ -37,8 +36,11 @@ LANGUAGES = tuple(
 )
 CONTINENTS = ("Aurelia", "Borealis", "Cygnia", "Meridia")
 CURRENCIES = ("crown", "florin", "dollar", "peso", "mark", "shilling", "ducat", "lira")
-PRODUCTS = tuple("cars phones shoes bikes watches lamps toys clocks boats tents pens chairs".split())
-# Half of the instruments have strings and half of the professions ask for a university: inference asks for this.
+PRODUCTS = tuple(
+    "cars phones shoes bikes watches lamps toys clocks boats tents pens chairs".split()
+)
+# Half of the instruments have strings and half of the professions ask for a university: inference
+# asks for this.
 STRINGED = ("violin", "guitar", "cello", "harp", "banjo", "piano")
 INSTRUMENTS = (*STRINGED, "flute", "trumpet", "drums", "clarinet", "organ", "oboe")
 ACADEMIC = ("doctor", "lawyer", "teacher", "pilot", "dentist", "writer", "chemist", "judge")
@@ -49,9 +51,7 @@ PROFESSIONS = (
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 COLORS = ("red", "blue", "green", "white", "black", "yellow", "brown")
-BUILDINGS = tuple(
-    "museum library cinema bakery market theater station garden school hotel".split()
-)
+BUILDINGS = tuple("museum library cinema bakery market theater station garden school hotel".split())
 FOODS = tuple("apples pears plums nuts eggs cakes lemons cherries".split())
 THINGS = tuple("salad cake guitar camera tent map lamp book ball radio".split())
 EVENTS = tuple("party picnic concert meeting wedding trip dinner lesson".split())

@@ -74,14 +74,14 @@ def build_world(seed: int = 0, n_people: int = 240) -> World:
 
 
 def in_test(*key: object, one_in: int = 8) -> bool:
-    """Whether an item belongs to the test split: decided by a hash of its content, never by chance."""
+    """Whether an item is for testing: decided by a hash of its content, never by chance."""
     digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % one_in == 0
 
 
 def pronoun(name: str) -> str:
     """`"she"` or `"he"` for a person's name."""
-    return "she" if name.split()[0] in words.FEMALE_NAMES else "he"
+    return "she" if name.partition(" ")[0] in words.FEMALE_NAMES else "he"
 
 
 def question_is_test(fact: Fact) -> bool:

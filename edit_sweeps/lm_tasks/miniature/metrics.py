@@ -1,4 +1,4 @@
-"""Reading and scoring of the miniature's tasks; the task files name these functions with ``!function``."""
+"""Reading and scoring of the miniature's tasks; task files name these functions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,81 @@
+"""Reading keys and outputs of the model as it stands, at the subject's last token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edit_sweeps.editors.contexts import Groups, flatten, weights
+from edit_sweeps.editors.kernel import exact
+from edit_sweeps.hooks import capture
+from edit_sweeps.model import EditableModel
+from edit_sweeps.requests import EditRequest
+from edit_sweeps.tokens import Line, lay_out
+
+ROWS = 256
+"""Rows in one forward pass when reading: no gradients, and the pass ends early."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module whose output at the subject's last token is read or shifted.
+
+    Attributes:
+        layer: Of the block.
+        block: The block itself (MEMIT), or else its down projection (ROME).
+    """
+
+    layer: int
+    block: bool
+
+    def module(self, model: EditableModel) -> nn.Module:
+        """The module in `model`."""
+        return model.block(self.layer) if self.block else model.mlp_out(self.layer)
+
+
+def read_keys(
+    model: EditableModel, requests: Sequence[EditRequest], contexts: Groups, layer: int
+) -> Tensor:
+    """The keys of requests: inputs of a layer's down projection, the mean over contexts.
+
+    Returns:
+        `[d_in, requests]` in float64, on the layer's device where that has float64.
+    """
+    lines = [
+        Line(r.prompt, r.subject, context=text) for r in requests for text in flatten(contexts)
+    ]
+    found = _read(model, lines, model.mlp_out(layer), inputs=True)
+    share = weights(contexts).to(found.device)
+    return torch.einsum("rcd,c->dr", found.unflatten(0, (len(requests), -1)), share)
+
+
+def read_outputs(model: EditableModel, requests: Sequence[EditRequest], site: Site) -> Tensor:
+    """Outputs of a module for the bare prompts, bias included.
+
+    Returns:
+        `[d_out, requests]` in float64, on the module's device where that has float64.
+    """
+    lines = [Line(r.prompt, r.subject) for r in requests]
+    return _read(model, lines, site.module(model), inputs=False).T
+
+
+@torch.no_grad()
+def _read(model: EditableModel, lines: list[Line], module: nn.Module, *, inputs: bool) -> Tensor:
+    """`[lines, width]` of a module's input or output; text behind the subject cannot matter and is cut."""
+    parts = []
+    for start in range(0, len(lines), ROWS):
+        rows = lay_out(model.tokenizer, lines[start : start + ROWS], model.device)
+        n_rows, length = len(rows.ids), int(rows.lookup.max()) + 1
+        with capture({0: module}, inputs=inputs, rows=n_rows, stop_after=module) as seen:
+            model.network(
+                input_ids=rows.ids[:, :length],
+                attention_mask=rows.mask[:, :length],
+                use_cache=False,
+            )
+        hidden = seen[0]
+        index = torch.arange(n_rows, device=hidden.device)
+        parts.append(exact(hidden[index, rows.lookup.to(hidden.device)]))
+    return torch.cat(parts)

@@ -1,0 +1,228 @@
+"""The only code in the project that changes a weight: write, revert, measure, store.
+
+Updates are summed in masters of higher precision, kept for the edited matrices only: a bfloat16
+weight would lose 70 % of an edit of relative norm 1e-4 silently. What the cast to the model's dtype
+still loses is measured.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edit_sweeps.model import EditableModel
+
+if TYPE_CHECKING:
+    from edit_sweeps.regularizers import Regularizer
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update `left @ right.T`.
+
+    Attributes:
+        left: `[d_out, r]`.
+        right: `[d_in, r]`.
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The update itself.
+
+    Attributes:
+        matrix: `[d_out, d_in]`.
+    """
+
+    matrix: Tensor
+
+
+Update = LowRank | Dense
+
+
+def to_dense(update: Update) -> Tensor:
+    """`[d_out, d_in]` in the update's own precision."""
+    return update.left @ update.right.T if isinstance(update, LowRank) else update.matrix
+
+
+class Ledger:
+    """Keeps the account of all changes of one model; the model must be unedited at construction.
+
+    Args:
+        model: Its edited matrices are mutated by every method but `norms`, `delta` and `save`.
+        regularizer: Applied to every update, and once to the total by `finish`; None leaves them
+            alone.
+        seed: Of the regularizer's draws.
+
+    Attributes:
+        model: The model written to.
+    """
+
+    def __init__(
+        self, model: EditableModel, regularizer: Regularizer | None = None, seed: int = 0
+    ) -> None:
+        self.model = model
+        self._regularizer = regularizer
+        self._seed = seed
+        self._originals: dict[str, Tensor] = {}
+        self._masters: dict[str, Tensor] = {}
+        self._writes = 0
+        self._finished = False
+
+    def write(self, parameter: str, update: Update) -> None:
+        """Add an update to a matrix: regularise, add to the master, cast to the model's dtype.
+
+        Args:
+            parameter: Full name of the weight (`EditableModel.parameter_name`).
+            update: In math orientation whatever the layout of the weight.
+
+        Raises:
+            ValueError: The update has another shape than the matrix.
+            RuntimeError: `finish` changed the totals, so that nothing can be added any more.
+        """
+        if self._finished:
+            msg = "the ledger is finished; revert it or load a stored prefix before writing again"
+            raise RuntimeError(msg)
+        self._open(parameter)
+        master = self._oriented(parameter, self._masters[parameter])
+        if self._regularizer is not None:
+            original = self._oriented(parameter, self._originals[parameter]).to(master.dtype)
+            update = self._regularizer.on_write(update, original, master, self._generator())
+        change = to_dense(update)
+        if change.shape != master.shape:
+            msg = f"an update of {parameter} must be {list(master.shape)}; got {list(change.shape)}"
+            raise ValueError(msg)
+        master += change.to(master)
+        self._writes += 1
+        self._store(parameter)
+
+    def finish(self) -> None:
+        """Let the regularizer change the sum of all updates; call it once, after the last write."""
+        if self._regularizer is None or self._finished:
+            return
+        for name, master in self._masters.items():
+            original = self._oriented(name, self._originals[name]).to(master.dtype)
+            total = self._oriented(name, master) - original
+            final = self._regularizer.on_finish(total, original)
+            if final is total:
+                continue
+            self._oriented(name, master).copy_(original + final.to(original))
+            self._store(name)
+            self._finished = True
+
+    def revert(self) -> None:
+        """Put the original weights back, bit for bit, and forget all updates."""
+        for name, original in self._originals.items():
+            self._assign(name, original)
+        self._originals, self._masters = {}, {}
+        self._writes, self._finished = 0, False
+
+    def delta(self) -> dict[str, Tensor]:
+        """Weight after minus weight before of every edited parameter.
+
+        In the parameter's own layout and the master's precision, without the model's rounding.
+        """
+        return {
+            name: master - self._originals[name].to(master.dtype)
+            for name, master in self._masters.items()
+        }
+
+    def norms(self) -> dict[str, dict[str, float]]:
+        """How large the changes are, for each edited parameter.
+
+        Returns:
+            parameter -> `update_norm` and `original_norm` (Frobenius), `relative` (their ratio) and
+            `cast_loss`: norm of what the model's dtype could not hold of the update, over the
+            update's norm.
+        """
+        rows = {}
+        for name, delta in self.delta().items():
+            original, master = self._originals[name].to(delta.dtype), self._masters[name]
+            lost = self.model.parameter(name).detach().to(delta.dtype) - master
+            update_norm, original_norm = delta.norm().item(), original.norm().item()
+            rows[name] = {
+                "update_norm": update_norm,
+                "original_norm": original_norm,
+                "relative": _ratio(update_norm, original_norm),
+                "cast_loss": _ratio(lost.norm().item(), update_norm),
+            }
+        return rows
+
+    def save(self, path: Path) -> None:
+        """Write the masters as one safetensors file, aside and renamed; `load` brings them back.
+
+        Args:
+            path: Its folder must exist.
+        """
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        tensors = {name: master.cpu().contiguous() for name, master in self._masters.items()}
+        facts = {
+            "writes": str(self._writes),
+            "finished": str(int(self._finished)),
+            "model": self.model.fingerprint(),
+        }
+        save_file(tensors, aside, metadata=facts)
+        aside.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Bring masters and weights to the stored state, bit for bit, whatever was written before.
+
+        Args:
+            path: Written by `save` over the same unedited model.
+
+        Raises:
+            ValueError: The file belongs to another model; nothing is changed then.
+        """
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            masters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts.get("model") != self.model.fingerprint():
+            msg = (
+                f"{path} was stored over other weights than this model's; remove it and edit again"
+            )
+            raise ValueError(msg)
+        self.revert()
+        for name, master in masters.items():
+            self._open(name)
+            self._masters[name].copy_(master)
+            self._store(name)
+        self._writes, self._finished = int(facts["writes"]), facts["finished"] == "1"
+
+    def _open(self, name: str) -> None:
+        """Keep the original of a parameter before its first change."""
+        if name in self._masters:
+            return
+        weight = self.model.parameter(name).detach()
+        precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        self._originals[name] = weight.clone()
+        self._masters[name] = weight.to(precision, copy=True)
+
+    def _store(self, name: str) -> None:
+        """Cast a master into the model."""
+        self._assign(name, self._masters[name])
+
+    def _assign(self, name: str, value: Tensor) -> None:
+        with torch.no_grad():
+            self.model.parameter(name).copy_(value)
+
+    def _oriented(self, name: str, tensor: Tensor) -> Tensor:
+        """`[d_out, d_in]` view of a tensor in the parameter's layout; nothing else transposes."""
+        return tensor.T if self.model.is_transposed(name) else tensor
+
+    def _generator(self) -> torch.Generator:
+        """Depends on the seed and on how many updates were written, on nothing else."""
+        return torch.Generator().manual_seed(self._seed * 1_000_003 + self._writes)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,216 @@
+"""lm-eval's model class over weights that are in memory and edited; it leaves no trace in them.
+
+What differs from lm-eval's own `HFLM` (0.4.13), and why:
+    `tie_weights` is not called: it would undo an edit of an output matrix tied by configuration.
+    Log-softmax in float32 at least: in bfloat16 half of the log-likelihoods of a task coincide.
+    A row of a generation batch stops on its own; HFLM waits until all have met the same stop
+    string. Decoding is always greedy. Rows with logits that are not finite are noted in `broken`.
+    No answer is ever cached: the slot of lm-eval's response cache drives the progress bar.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LogitsProcessor, StoppingCriteria
+
+from edit_sweeps.model import EditableModel
+
+SAMPLING = frozenset({"do_sample", "temperature", "top_k", "top_p", "num_beams"})
+"""Options of a task's `generation_kwargs` that are passed over."""
+
+
+class LiveLM(HFLM):
+    """lm-eval's view of a network as its weights are now. Make one with `live`.
+
+    Attributes:
+        mute: Answer every generation request with an empty text, without running the network.
+        broken: Prompts of generation requests that met logits which are not finite (or were muted).
+        cut: Prompts that were too long and lost their beginning.
+    """
+
+    def __init__(
+        self, model: EditableModel, *, batch_size: int, max_length: int, mute: bool = False
+    ) -> None:
+        wide = model.network.dtype == torch.float64
+        super().__init__(
+            pretrained=model.network,
+            tokenizer=model.tokenizer,
+            batch_size=batch_size,
+            max_length=max_length,
+            softmax_dtype=torch.float64 if wide else torch.float32,
+        )
+        self.mute = mute
+        self.broken: set[str] = set()
+        self.cut = 0
+        self._prompts: Sequence[str] = ()
+
+    def watch(self, bar: tqdm[Any]) -> None:
+        """Advance `bar` by one with every answered request."""
+        self.set_cache_hook(_Progress(bar))
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:  # noqa: ARG002
+        """As `HFLM`, without its progress bars."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:  # noqa: ARG002
+        """As `HFLM`, without its progress bars."""
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
+        """As `HFLM`, without its progress bar; empty texts when `mute`."""
+        if not self.mute:
+            return super().generate_until(requests, disable_tqdm=True)
+        self.broken |= {request.args[0] for request in requests}
+        return [""] * len(requests)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = True,  # noqa: ARG002
+        override_bs: int | None = None,
+    ) -> list[Any]:
+        limit = self.max_length + 1
+        self.cut += sum(len(context) + len(target) > limit for _, context, target in requests)
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def tok_batch_encode(
+        self,
+        strings: Sequence[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """As `HFLM`; also remembers the prompts of the batch and counts those that must be cut."""
+        self._prompts = strings
+        ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
+        if left_truncate_len is None:
+            return ids, mask
+        self.cut += int((mask.sum(dim=1) > left_truncate_len).sum())
+        return ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
+
+    def _model_generate(
+        self, context: Tensor, max_length: int, stop: list[str], **options: Any
+    ) -> Tensor:
+        start = context.shape[1]
+        watch = _NonFinite()
+        tokens: Tensor = self.model.generate(
+            input_ids=context,
+            max_new_tokens=max_length - start,
+            stopping_criteria=[_RowStop(self.tokenizer, stop, start)],
+            logits_processor=[watch],
+            pad_token_id=self.tokenizer.pad_token_id,
+            use_cache=True,
+            do_sample=False,
+            **{k: v for k, v in options.items() if k not in SAMPLING},
+        )
+        for row in watch.rows():
+            self.broken.add(self._prompts[row])
+            tokens[row, start:] = self.tokenizer.pad_token_id
+        return tokens
+
+
+@contextmanager
+def live(
+    model: EditableModel, *, batch_size: int, max_length: int, mute: bool = False
+) -> Iterator[LiveLM]:
+    """A `LiveLM` over `model`; afterwards network and tokenizer are as they were.
+
+    lm-eval switches the network to evaluation, ties its weights and gives the tokenizer a pad
+    token; the first and last are put back, the second is prevented.
+
+    Args:
+        model: Scored with its weights as they are.
+        batch_size: Rows of a forward pass; fixed, because it moves the last digits of answers.
+        max_length: Tokens of prompt and answer together.
+        mute: Do not run generation requests.
+    """
+    network, tokenizer = model.network, model.tokenizer
+    modes = {module: module.training for module in network.modules()}
+    padding = tokenizer.pad_token, tokenizer.padding_side
+    network.tie_weights = _leave_untied
+    try:
+        if tokenizer.pad_token is None:
+            # Any token will do, it is masked; without this lm-eval would add one to the vocabulary.
+            known = tokenizer.eos_token or tokenizer.unk_token
+            tokenizer.pad_token = known or tokenizer.convert_ids_to_tokens(0)
+        yield LiveLM(model, batch_size=batch_size, max_length=max_length, mute=mute)
+    finally:
+        del network.tie_weights
+        tokenizer.pad_token, tokenizer.padding_side = padding
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back lm-eval's log below errors and the progress bars of `datasets`."""
+    logger, bars_off = logging.getLogger("lm_eval"), are_progress_bars_disabled()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not bars_off:
+            enable_progress_bars()
+
+
+class _Progress:
+    """Takes the place of lm-eval's response cache, which is told of every answer."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self.bar = bar
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:  # noqa: ARG002
+        self.bar.update()
+
+
+class _RowStop(StoppingCriteria):
+    """A row is done once one of `stops` is in its new text."""
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str], start: int) -> None:
+        self.tokenizer = tokenizer
+        self.stops = [stop for stop in stops if stop]
+        self.start = start
+        self.done: Tensor | None = None
+        # Two tokens more than a stop string has: it may come out split in another way.
+        lengths = [len(tokenizer.encode(s, add_special_tokens=False)) for s in self.stops]
+        self.window = max(lengths, default=0) + 2
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # noqa: ARG002
+        if self.done is None:
+            self.done = torch.zeros(len(input_ids), dtype=torch.bool)
+        rows = torch.nonzero(~self.done)[:, 0].tolist()
+        recent = input_ids[rows, max(self.start, input_ids.shape[1] - self.window) :]
+        for row, text in zip(rows, self.tokenizer.batch_decode(recent), strict=True):
+            self.done[row] = any(stop in text for stop in self.stops)
+        return self.done.to(input_ids.device)
+
+
+class _NonFinite(LogitsProcessor):
+    """Notes rows whose logits held NaN or +inf at some step; -inf is how tokens are forbidden."""
+
+    def __init__(self) -> None:
+        self.seen: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+        bad = (scores.isnan() | scores.isposinf()).any(dim=-1)
+        self.seen = bad if self.seen is None else self.seen | bad
+        return scores
+
+    def rows(self) -> list[int]:
+        return [] if self.seen is None else torch.nonzero(self.seen)[:, 0].tolist()
+
+
+def _leave_untied(*args: Any, **kwargs: Any) -> None:
+    """Stands for `tie_weights` while lm-eval wraps the network."""

@@ -1,0 +1,362 @@
+"""A decoder that can be edited: loading, and the matrix of a layer as `[d_out, d_in]`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import has_file
+
+from edit_sweeps.architectures import Architecture, architecture
+
+log = logging.getLogger(__name__)
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+MINIATURE = "miniature://"
+LONGEST = 2048
+"""No text is longer than this many tokens, whatever the model could take."""
+
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+
+
+class ModelSource(Protocol):
+    """What to load; `edit_sweeps.config.ModelConfig` has these attributes."""
+
+    @property
+    def pretrained(self) -> str:
+        """Hub id, folder, or `miniature://gpt2 | llama`."""
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit on the hub."""
+
+    @property
+    def dtype(self) -> str:
+        """A key of `DTYPES`."""
+
+    @property
+    def attention(self) -> str | None:
+        """The `attn_implementation` of transformers; None leaves the choice to it."""
+
+    @property
+    def device_map(self) -> Any:
+        """Passed through to transformers."""
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Hub id or folder, where it is not the model's own."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's config.json says, without its weights.
+
+    Attributes:
+        model_type: Family.
+        n_layers: Decoder blocks.
+        max_length: Longest text in tokens.
+        hidden_size: Width of the residual stream.
+        vocab_size: Rows of the embedding.
+    """
+
+    model_type: str
+    n_layers: int
+    max_length: int
+    hidden_size: int
+    vocab_size: int
+
+
+class EditableModel:
+    """A decoder with its tokenizer and its row of the table of architectures.
+
+    Args:
+        network: In evaluation mode, unedited.
+        tokenizer: A fast one: positions are found by character offsets.
+
+    Attributes:
+        network: The transformers model.
+        tokenizer: Its tokenizer.
+        architecture: Where its parts lie.
+
+    Raises:
+        LookupError: Of an unknown family.
+        ValueError: The tokenizer is a slow one.
+    """
+
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        if not tokenizer.is_fast:
+            msg = (
+                f"{type(tokenizer).__name__} is a slow tokenizer and knows no character offsets; "
+                "set model.tokenizer to a folder or hub id that has a tokenizer.json"
+            )
+            raise ValueError(msg)
+        self.network = network
+        self.tokenizer = tokenizer
+        self.architecture: Architecture = architecture(network.config.model_type)
+        self._fingerprint = fingerprint_of(network)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self.network.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.network.dtype
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens."""
+        return _max_length(self.network.config)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks."""
+        return self.network.get_submodule(self.architecture.block)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+    def block(self, layer: int) -> nn.Module:
+        """Decoder block `layer`, counted from 0.
+
+        Raises:
+            ValueError: The model has no such layer.
+        """
+        self._check(layer)
+        return self.blocks[layer]
+
+    def mlp_out(self, layer: int) -> nn.Module:
+        """The down projection of a block: its input is the key, its output the value."""
+        return self.block(layer).get_submodule(self.architecture.mlp_out)
+
+    def parameter_name(self, layer: int) -> str:
+        """Full name of the matrix of a layer, such as `transformer.h.2.mlp.c_proj.weight`."""
+        self._check(layer)
+        return f"{self.architecture.block}.{layer}.{self.architecture.mlp_out}.weight"
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """A parameter by its full name."""
+        return self.network.get_parameter(name)
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether a weight is stored `[d_in, d_out]`: whether its module is a Conv1D (GPT-2)."""
+        return isinstance(self.network.get_submodule(name.rpartition(".")[0]), Conv1D)
+
+    def matrix(self, layer: int) -> Tensor:
+        """`[d_out, d_in]` of the down projection; a view, so it changes with every write."""
+        name = self.parameter_name(layer)
+        weight = self.parameter(name).detach()
+        return weight.T if self.is_transposed(name) else weight
+
+    def d_in(self, layer: int) -> int:
+        """Width of a key."""
+        return self.matrix(layer).shape[1]
+
+    def d_out(self, layer: int) -> int:
+        """Width of a value."""
+        return self.matrix(layer).shape[0]
+
+    def fingerprint(self) -> str:
+        """Digest of the unedited model, taken when this object was made; see `fingerprint_of`."""
+        return self._fingerprint
+
+    def _check(self, layer: int) -> None:
+        if not 0 <= layer < self.n_layers:
+            msg = f"layer {layer} is outside this model: it has layers 0 to {self.n_layers - 1}"
+            raise ValueError(msg)
+
+
+def fingerprint_of(network: PreTrainedModel) -> str:
+    """sha256 over the bytes, names, types and shapes of all parameters, and the configuration."""
+
+    def digest(item: tuple[str, nn.Parameter]) -> str:
+        name, parameter = item
+        tensor = parameter.detach().cpu().contiguous()
+        head = f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
+        return hashlib.sha256(
+            head + tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        digests = list(pool.map(digest, network.named_parameters()))
+    config = {k: v for k, v in network.config.to_dict().items() if k not in _VOLATILE}
+    body = json.dumps([config, digests], sort_keys=True, default=str)
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def load_model(source: ModelSource, device: str = "auto") -> EditableModel:
+    """Load a model for editing: evaluation mode, no gradients, explicit dtype, safetensors only.
+
+    Args:
+        source: What to load.
+        device: `auto` (an accelerator if there is one), or a torch device. Not used with a device
+            map.
+
+    Raises:
+        ValueError: Pickled weights, a slow tokenizer, an encoder-decoder, an unknown dtype, a
+            folder or hub id that cannot be read; the message says what to do.
+        LookupError: A family that is not in the table.
+    """
+    facts = describe_model(source)
+    place = resolve_pretrained(source.pretrained)
+    log.info(
+        "loading %s (%s, %d layers, %s)", place, facts.model_type, facts.n_layers, source.dtype
+    )
+    options: dict[str, Any] = {"revision": source.revision} if source.revision else {}
+    if source.attention:
+        options["attn_implementation"] = source.attention
+    if source.device_map is not None:
+        options["device_map"] = source.device_map
+    network = AutoModelForCausalLM.from_pretrained(
+        place,
+        dtype=DTYPES[source.dtype],
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
+    )
+    if source.device_map is None:
+        network = network.to(choose_device(device))
+    network.eval().requires_grad_(requires_grad=False)
+    return EditableModel(network, _load_tokenizer(source, place))
+
+
+def describe_model(source: ModelSource) -> ModelFacts:
+    """Read a model's config.json and refuse what cannot be edited, before any weight is read.
+
+    Raises:
+        ValueError: As `load_model`.
+        LookupError: A family that is not in the table.
+    """
+    if source.dtype not in DTYPES:
+        msg = f"model.dtype={source.dtype} is unknown; choose one of {', '.join(DTYPES)}"
+        raise ValueError(msg)
+    place = resolve_pretrained(source.pretrained)
+    try:
+        config = AutoConfig.from_pretrained(
+            place, revision=source.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        msg = (
+            f"model.pretrained={source.pretrained} cannot be read: give a hub id that this machine "
+            f"can reach or has in its cache, or a folder with a config.json ({_brief(error)})"
+        )
+        raise ValueError(msg) from error
+    if config.is_encoder_decoder:
+        msg = (
+            f"{source.pretrained} is an encoder-decoder ({config.model_type}); give a "
+            "decoder, such as a GPT or LLaMA: only these can be edited"
+        )
+        raise ValueError(msg)
+    architecture(config.model_type)
+    if getattr(config, "quantization_config", None) is not None:
+        msg = f"{source.pretrained} is quantised and cannot be edited; use the unquantised weights"
+        raise ValueError(msg)
+    _check_weight_files(place, source.revision)
+    return ModelFacts(
+        model_type=config.model_type,
+        n_layers=config.num_hidden_layers,
+        max_length=_max_length(config),
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+    )
+
+
+def resolve_pretrained(pretrained: str) -> str | Path:
+    """The folder that `pretrained` means, or the hub id as it is.
+
+    Raises:
+        ValueError: A path without a folder, or a miniature that does not exist.
+    """
+    if pretrained.startswith(MINIATURE):
+        home = Path(__file__).parent / "miniature" / "checkpoints"
+        folder = home / pretrained.removeprefix(MINIATURE)
+        if not (folder / "config.json").is_file():
+            there = ", ".join(MINIATURE + p.name for p in sorted(home.glob("*/"))) or "none"
+            msg = (
+                f"there is no {pretrained}; there are: {there}. "
+                "`python -m edit_sweeps.miniature.train` makes them"
+            )
+            raise ValueError(msg)
+        return folder
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        return folder
+    if pretrained.startswith(("/", "./", "../", "~")) or pretrained.count("/") > 1:
+        msg = f"model.pretrained={pretrained} is neither a folder nor a hub id (owner/name)"
+        raise ValueError(msg)
+    return pretrained
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is an accelerator where torch has one, else the CPU; anything else is a torch device.
+
+    Raises:
+        ValueError: Not a device that torch has here.
+    """
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        msg = f"device={device} cannot be used here ({_brief(error)}); try device=auto"
+        raise ValueError(msg) from error
+    return chosen
+
+
+def _load_tokenizer(source: ModelSource, place: str | Path) -> PreTrainedTokenizerFast:
+    if source.tokenizer:
+        place, options = resolve_pretrained(source.tokenizer), {}
+    else:
+        options = {"revision": source.revision} if source.revision else {}
+    return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def _check_weight_files(place: str | Path, revision: str | None) -> None:
+    """Refuse weights that are not safetensors."""
+    found = any(has_file(place, name, revision=revision) for name in _WEIGHT_FILES)
+    if not found:
+        msg = (
+            f"{place} has no safetensors weights; pickled ones are not read, because a pickle can "
+            'run code. If you trust the source, convert it: python -c "from transformers import '
+            "AutoModelForCausalLM as M, AutoTokenizer as T; "
+            f"M.from_pretrained('{place}', use_safetensors=False).save_pretrained('converted'); "
+            f"T.from_pretrained('{place}').save_pretrained('converted')\", then "
+            "model.pretrained=converted"
+        )
+        raise ValueError(msg)
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _max_length(config: Any) -> int:
+    """Positions of the model, at most `LONGEST`; models without a bound (alibi) get that."""
+    return min(getattr(config, "max_position_embeddings", None) or LONGEST, LONGEST)

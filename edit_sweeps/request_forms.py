@@ -1,0 +1,151 @@
+"""The forms of edit requests in files: an item of a file -> checked fields of an `EditRequest`.
+
+Each function returns the keyword arguments of an `EditRequest`, its probes as lists of those of a
+`Probe`. A new data set is a function here and a row in `requests._FORMATS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edit_sweeps.data_files import FieldError, check_keys, kind, text_field
+
+PROBE_FIELDS = ("paraphrases", "neighborhood", "other_facts", "portability")
+_FIELDS = ("case_id", "subject", "prompt", "target_new", "target_true", "relation", *PROBE_FIELDS)
+_PROBE_KEYS = ("prompt", "target", "alternative", "subject", "relation")
+
+
+def from_line(item: Any) -> dict[str, Any]:
+    """A request in the project's own form, `dataset=jsonl` (docs/edit_scores.md).
+
+    Raises:
+        FieldError: Names the first field that is broken.
+    """
+    if isinstance(item, FieldError):
+        raise item
+    check_keys(item, _FIELDS)
+    subject = text_field(item, "subject").strip()
+    prompt = text_field(item, "prompt").rstrip()
+    if prompt.count("{}") != 1:
+        message = f"holds {prompt.count('{}')} times {{}}; exactly one must stand for the subject"
+        raise FieldError("prompt", message)
+    new, true = _target(item, "target_new"), _optional(item, "target_true")
+    if new == true:
+        raise FieldError(
+            "target_new", f"is target_true too ({new!r}); an edit must change the answer"
+        )
+    defaults = {"paraphrases": (new, true), "neighborhood": (true, new)}
+    probes = {
+        field: _probes(item, field, subject, *defaults.get(field, (None, None)))
+        for field in PROBE_FIELDS
+    }
+    return {
+        "case_id": _case_id(item),
+        "subject": subject,
+        "prompt": prompt,
+        "target_new": new,
+        "target_true": true,
+        "relation": _optional(item, "relation"),
+        **probes,
+    }
+
+
+def _case_id(item: Mapping[str, Any]) -> str:
+    value = item.get("case_id")
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if number else text_field(item, "case_id").strip()
+
+
+def _target(item: Mapping[str, Any], field: str, place: str | None = None) -> str:
+    return text_field(item, field, place).removeprefix(" ")
+
+
+def _optional(item: Mapping[str, Any], field: str, place: str | None = None) -> str | None:
+    return None if item.get(field) is None else _target(item, field, place)
+
+
+def _probes(
+    item: Mapping[str, Any], field: str, subject: str, target: str | None, alternative: str | None
+) -> list[dict[str, str | None]]:
+    """The probes of one field; `target` and `alternative` serve those that name none."""
+    entries = item.get(field)
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise FieldError(field, f"is {kind(entries)}, a list is needed")
+    probes = []
+    for i, entry in enumerate(entries):
+        probe = {"prompt": entry} if isinstance(entry, str) else entry
+        place = f"{field}[{i}]"
+        check_keys(probe, _PROBE_KEYS, place)
+        probes.append(_probe(probe, place, subject, target, alternative))
+    return probes
+
+
+def _probe(
+    entry: Mapping[str, Any],
+    place: str,
+    subject: str,
+    target: str | None,
+    alternative: str | None,
+) -> dict[str, str | None]:
+    prompt = text_field(entry, "prompt", f"{place}.prompt").rstrip()
+    if prompt.count("{}") > 1:
+        raise FieldError(f"{place}.prompt", "holds {} more than once")
+    answer = _optional(entry, "target", f"{place}.target") or target
+    if answer is None:
+        message = (
+            'has no target, and none follows from the request; write {"prompt": …, "target": …}'
+        )
+        raise FieldError(place, message)
+    other = _optional(entry, "alternative", f"{place}.alternative")
+    if other == answer:
+        raise FieldError(f"{place}.alternative", f"is the target too ({answer!r})")
+    return {
+        "prompt": prompt.replace("{}", subject),
+        "target": answer,
+        "alternative": other or (alternative if alternative != answer else None),
+        "subject": _optional(entry, "subject", f"{place}.subject"),
+        "relation": _optional(entry, "relation", f"{place}.relation"),
+    }
+
+
+# Field of a request -> where ROME's CounterFact has it.
+_COUNTERFACT = {
+    "case_id": ("case_id",),
+    "subject": ("requested_rewrite", "subject"),
+    "prompt": ("requested_rewrite", "prompt"),
+    "target_new": ("requested_rewrite", "target_new", "str"),
+    "target_true": ("requested_rewrite", "target_true", "str"),
+    "relation": ("requested_rewrite", "relation_id"),
+    "paraphrases": ("paraphrase_prompts",),
+    "neighborhood": ("neighborhood_prompts",),
+}
+
+
+def from_counterfact(item: Any) -> dict[str, Any]:
+    """A request in the form of ROME's CounterFact (Meng et al. 2022, arXiv 2202.05262).
+
+    Raises:
+        FieldError: Names the first field that is broken, as CounterFact spells it.
+    """
+    check_keys(item, ("case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"))
+    found = {}
+    for field, path in _COUNTERFACT.items():
+        at: Any = item
+        for depth, key in enumerate(path):
+            if not isinstance(at, dict):
+                raise FieldError(
+                    ".".join(path[:depth]), f"is {kind(at)}, an object {{...}} is needed"
+                )
+            if key not in at:
+                break
+            at = at[key]
+        else:
+            found[field] = at
+    try:
+        return from_line(found)
+    except FieldError as error:
+        field, bracket, rest = (error.field or "").partition("[")
+        raise FieldError(".".join(_COUNTERFACT[field]) + bracket + rest, str(error)) from error
