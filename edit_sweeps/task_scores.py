@@ -97,15 +97,15 @@ class Bench:
         """Score the model's weights as they are now.
 
         Network, tokenizer and the global random number generators are left as they were. A task
-        that fails leaves the others. Generation is skipped (score 0, invalid 1) when the logits
-        of a prompt are not finite.
+        that fails leaves the others. Generation is skipped (score 0, invalid 1) for a model that
+        gives no task's first prompt finite logits: it would run to the last token for nothing.
 
         Args:
             model: Not mutated.
             progress: Show a bar for each task, on a terminal.
         """
         results = TaskResults(errors=dict(self.errors))
-        mute = not self._finite(model)
+        mute = self._dead(model)
         for name, built in self.built.items():
             start = time.perf_counter()
             try:
@@ -158,14 +158,15 @@ class Bench:
             )
             return scores, lm.cut
 
-    def _finite(self, model: EditableModel) -> bool:
-        """Whether the logits of one prompt of each task are finite."""
+    def _dead(self, model: EditableModel) -> bool:
+        """Whether the first prompts of all tasks meet logits that are not finite."""
         prompts = [str(b.requests[0].args[0])[-400:] for b in self.built.values()]
         texts = [prompt for prompt in prompts if prompt]
         if not texts:
-            return True
+            return False
         logits, _, mask = _logits(model, texts)
-        return bool(logits[mask].isfinite().all())
+        finite = logits.isfinite().all(dim=-1) | ~mask
+        return not bool(finite.all(dim=-1).any())
 
 
 def task_names_exist(specs: Mapping[str, TaskSpec]) -> None:

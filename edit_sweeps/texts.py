@@ -169,8 +169,8 @@ def _hub(settings: TextSettings) -> Iterator[str]:
 
     advice = (
         f"moments.source={settings.source} cannot be read: give one of {', '.join(NAMED)}, a "
-        ".txt or .jsonl file, or a data set on the Hugging Face hub with moments.subset, moments.split and "
-        "moments.field"
+        ".txt or .jsonl file, or a data set on the Hugging Face hub with moments.subset, "
+        "moments.split and moments.field"
     )
     try:
         stream = datasets.load_dataset(

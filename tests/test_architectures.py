@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import D, FAMILIES, LAYERS
+from tests.conftest import D, FAMILIES, LAYERS
 
 from edit_sweeps.architectures import ARCHITECTURES, architecture
 from edit_sweeps.hooks import capture, replace_output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import D, D_IN
+from tests.conftest import D, D_IN
 
 from edit_sweeps.hooks import capture, first, replace_output
 from edit_sweeps.tokens import encode

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import D, LAYERS, POSITIONS, make_tokenizer, tiny_network
+from tests.conftest import D, LAYERS, POSITIONS, make_tokenizer, tiny_network
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, PreTrainedTokenizer, T5Config
 

@@ -34,7 +34,7 @@ class ShiftedModel:
             x.unflatten(0, (-1, rows_per_edit))
             for x in (rows.ids, rows.mask, rows.lookup, rows.labels)
         )
-        kl_lookup = self._lookup[:, -1]
+        kl_lookup = self._lookup[:, -1].contiguous()
         needed = rows.target_mask.any(0)
         needed[kl_lookup] = True
         self._columns = needed.nonzero()[:, 0].cpu()

@@ -1,7 +1,5 @@
 """Hydra's way in: the launcher `cells`. Hydra imports this file at every start, so it imports nothing heavy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

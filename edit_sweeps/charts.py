@@ -1,0 +1,314 @@
+"""Charts of a study as Vega-Lite specifications (Altair). They name colours by CSS variables, which the page sets.
+
+A panel shows one score against the number of edits, a line for each series: what was edited and how.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import altair as alt
+
+from edit_sweeps.record import Comparison, Score
+from edit_sweeps.table import EDIT, CellView, headlines, loss_is_sure, mean_retention
+
+N_COLORS = 7
+"""The page defines `--series-0` to `--series-6`."""
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "cross")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+MAX_TICKS = 8
+DODGE = 0.05
+"""Points of neighbouring series are moved apart by this share of their number of edits."""
+SHOWN = "indexof(hidden, datum.series) < 0"
+"""The page hides a series by putting its label into the parameter `hidden`."""
+
+INK = "currentColor"
+CONFIG = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK, "titleColor": INK, "gridColor": INK, "domainColor": INK, "tickColor": INK,
+        "gridOpacity": 0.12, "domainOpacity": 0.4, "tickOpacity": 0.4, "labelFontSize": 11,
+        "titleFontSize": 11, "titleFontWeight": "normal", "labelOpacity": 0.8, "titleOpacity": 0.8,
+    },
+    "text": {"color": INK},
+}  # fmt: skip
+"""Vega-Lite configuration of every chart on the page."""
+
+Spec = dict[str, Any]
+Point = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of the charts.
+
+    Attributes:
+        label: What sets it apart from the others.
+        color: Number of its colour.
+        shape: Vega's name of its marks.
+        dash: Lengths of stroke and gap.
+        cells: Its cells, by number of edits and seed.
+    """
+
+    label: str
+    color: int
+    shape: str
+    dash: Sequence[int]
+    cells: tuple[CellView, ...]
+
+    @property
+    def ink(self) -> str:
+        """Its colour in CSS."""
+        return f"var(--series-{self.color})"
+
+
+def edits_label(cell: CellView) -> str:
+    """How the edits were dealt out; the batch size where it is not implied."""
+    return f"{cell.edits} {cell.batch_size}" if cell.edits == "batch_sequential" else cell.edits
+
+
+def series_of(cells: Iterable[CellView]) -> list[Series]:
+    """The cells of one model, baselines left out, grouped by what was edited and how.
+
+    A label holds only what differs between them. The editor decides the colour, the rest the dash;
+    with one editor the rest decides the colour.
+    """
+    groups: dict[tuple[str, ...], list[CellView]] = {}
+    for cell in cells:
+        if not cell.is_baseline:
+            traits = (cell.regularizer, edits_label(cell), cell.dataset, cell.overrides)
+            groups.setdefault((cell.editor, *traits), []).append(cell)
+    differing = [len(set(values)) > 1 for values in zip(*groups, strict=True)]
+    editors = list(dict.fromkeys(key[0] for key in groups))
+    manners = list(dict.fromkeys(key[1:] for key in groups))
+    found = []
+    for key, members in groups.items():
+        named = [part for part, differs in zip(key[1:], differing[1:], strict=True) if differs]
+        editor, manner = editors.index(key[0]), manners.index(key[1:])
+        color, dash = (editor, manner) if len(editors) > 1 else (manner, 0)
+        found.append(
+            Series(
+                label=" · ".join([key[0], *(part or "(default)" for part in named)]),
+                color=color % N_COLORS,
+                shape=SHAPES[color % len(SHAPES)],
+                dash=DASHES[(dash + color // N_COLORS) % len(DASHES)],
+                cells=tuple(sorted(members, key=lambda cell: (cell.num_edits, cell.seed))),
+            )
+        )
+    return found
+
+
+Measured = tuple[Score, Comparison | None]
+Measure = Callable[[CellView], Measured | None]
+
+
+def points(series: Sequence[Series], measure: Measure) -> list[Point]:
+    """One point for each series and number of edits, over the seeds.
+
+    Args:
+        series: In the order of the page.
+        measure: From a cell to its score and comparison, or None.
+    """
+    found = []
+    for number, one in enumerate(series):
+        shift = 1 + DODGE * (number - (len(series) - 1) / 2)
+        by_count: dict[int, list[tuple[CellView, Measured]]] = {}
+        for cell in one.cells:
+            measured = measure(cell)
+            if measured is not None and measured[0].value is not None:
+                by_count.setdefault(cell.num_edits, []).append((cell, measured))
+        for count, seeds in by_count.items():
+            place = {"series": one.label, "edits": count, "x": round(count * shift, 4)}
+            found.append(place | merge(seeds))
+    return found
+
+
+def of_task(task: str) -> Measure:
+    """The headline score of `task`."""
+
+    def measure(cell: CellView) -> Measured | None:
+        found = headlines(cell.record).get(task) if cell.record and cell.scored else None
+        return (found[1], found[2]) if found else None
+
+    return measure
+
+
+def of_edits(metric: str) -> Measure:
+    """A score of the edits themselves."""
+
+    def measure(cell: CellView) -> Measured | None:
+        if cell.record is None or not cell.scored:
+            return None
+        score = cell.record.scores.get(EDIT, {}).get(metric)
+        compared = cell.record.comparisons.get(EDIT, {}).get(metric)
+        return (score, compared) if score else None
+
+    return measure
+
+
+def merge(found: Sequence[tuple[CellView, Measured]]) -> Point:
+    """Cells that differ in their seed only, as one point.
+
+    One seed: its score and 95 % interval. Several: their mean, lowest and highest.
+    """
+    scores = [score for _, (score, _) in found]
+    values = [score.value for score in scores if score.value is not None]
+    alone = scores[0] if len(scores) == 1 else None
+    low, high = (alone.low, alone.high) if alone else (min(values), max(values))
+    value = fmean(values)
+    sure = all(c is not None and loss_is_sure(score, c) for _, (score, c) in found)
+    before = [c.baseline for _, (_, c) in found if c is not None and c.baseline is not None]
+    return {
+        "value": round(value, 5),
+        "low": round(value if low is None else low, 5),
+        "high": round(value if high is None else high, 5),
+        "before": round(fmean(before), 5) if before else None,
+        "sure": sure,
+        "note": ", ".join(sorted({cell.state for cell, _ in found})),
+        "seeds": len(found),
+    }
+
+
+def panel(found: Sequence[Point], series: Sequence[Series], chance: float | None = None) -> Spec:
+    """Scores against the number of edits.
+
+    Baselines (what the points say the score was before) are dotted, chance is faint.
+
+    Args:
+        found: From `points`.
+        series: All series of the page, so that colours agree between panels.
+        chance: What guessing scores.
+    """
+    counts = sorted({cell.num_edits for one in series for cell in one.cells})
+    x, y = edits_axis(counts), alt.Y("value:Q", title=None, scale=height(found))
+    data = alt.Chart(alt.InlineData(list(found))).transform_filter(SHOWN)
+    base = data.encode(x=x, color=color_of(series))
+    lines = base.mark_line(strokeWidth=2, clip=True).encode(y=y, strokeDash=dash_of(series))
+    whiskers = base.mark_rule(strokeWidth=1.5, opacity=0.55, clip=True).encode(
+        y=alt.Y("low:Q"), y2="high:Q"
+    )
+    layers = [*references(found, x, chance), whiskers, lines, marks(base, y, series)]
+    return finish(alt.layer(*layers).properties(width="container", height=190))
+
+
+def marks(base: Any, y: Any, series: Sequence[Series]) -> Any:
+    """Points with tooltips; hollow where the loss is not sure, larger where the model collapsed."""
+    return base.mark_point(size=55, strokeWidth=1.8, opacity=1, clip=True).encode(
+        y=y,
+        shape=scaled("shape", series, [one.shape for one in series]),
+        fill=alt.condition("datum.sure", color_of(series, alt.Fill), alt.value("var(--paper)")),
+        size=alt.condition("datum.note == 'collapsed'", alt.value(130), alt.value(55)),
+        tooltip=[
+            alt.Tooltip("series:N", title="edited by"),
+            alt.Tooltip("edits:Q", title="edits"),
+            alt.Tooltip("value:Q", title="score", format=".3f"),
+            alt.Tooltip("low:Q", title="from", format=".3f"),
+            alt.Tooltip("high:Q", title="to", format=".3f"),
+            alt.Tooltip("before:Q", title="unedited", format=".3f"),
+            alt.Tooltip("seeds:Q", title="seeds"),
+            alt.Tooltip("note:N", title="state"),
+        ],
+    )
+
+
+def references(found: Sequence[Point], x: Any, chance: float | None) -> list[Any]:
+    """Dotted: the unedited model, a level where it is the same for all points. Faint: chance."""
+    before = {p["edits"]: p["before"] for p in found if p["before"] is not None}
+    dotted = {"strokeDash": [2, 3], "strokeWidth": 1.6, "color": INK, "opacity": 0.75}
+    made = []
+    if len(set(before.values())) == 1:
+        level = alt.Chart(alt.InlineData([{"at": next(iter(before.values()))}])).encode(y="at:Q")
+        made.append(level.mark_rule(**dotted))
+    elif before:
+        path = alt.Chart(alt.InlineData([{"x": n, "at": v} for n, v in sorted(before.items())]))
+        made.append(path.mark_line(**dotted).encode(x=x, y="at:Q"))
+    if chance is not None:
+        level = alt.Chart(alt.InlineData([{"at": chance}])).encode(y="at:Q")
+        made.append(level.mark_rule(strokeWidth=6, color=INK, opacity=0.1))
+    return made
+
+
+def trade_off(series: Sequence[Series]) -> Spec:
+    """Efficacy against mean retention, one point a cell; the path of a series follows its edits."""
+    found = [point for one in series for point in trade_off_points(one)]
+    right = max([1.05, *(p["retention"] + 0.05 for p in found)])
+    left = min([0.0, *(p["retention"] - 0.05 for p in found)])
+    base = (
+        alt.Chart(alt.InlineData(found))
+        .transform_filter(SHOWN)
+        .encode(
+            x=alt.X("retention:Q", scale=alt.Scale(domain=[left, right], nice=False)).title(
+                "mean retention of the tasks (1 = as before the edits)"
+            ),
+            y=alt.Y("value:Q", scale=alt.Scale(domain=[0, 1.05], nice=False)).title("efficacy"),
+            color=color_of(series),
+            order="edits:Q",
+        )
+    )
+    path = base.mark_line(strokeWidth=1.5, opacity=0.5).encode(strokeDash=dash_of(series))
+    dots = base.mark_point(size=70, filled=True, opacity=1).encode(
+        shape=scaled("shape", series, [one.shape for one in series]),
+        tooltip=["series:N", "edits:Q", "value:Q", "retention:Q", "seed:Q", "state:N"],
+    )
+    words = base.mark_text(dy=-11, fontSize=11).encode(text="edits:Q")
+    return finish(alt.layer(path, dots, words).properties(width="container", height=320))
+
+
+def trade_off_points(series: Series) -> list[Point]:
+    """Cells with both an efficacy and a retention."""
+    made, efficacy = [], of_edits("efficacy")
+    for cell in series.cells:
+        measured = efficacy(cell)
+        kept = mean_retention(cell.record) if cell.record else None
+        if measured and measured[0].value is not None and kept is not None:
+            about = {"series": series.label, "edits": cell.num_edits, "seed": cell.seed}
+            found = {"value": round(measured[0].value, 4), "retention": round(kept, 4)}
+            made.append(about | found | {"state": cell.state})
+    return made
+
+
+def edits_axis(counts: Sequence[int]) -> Any:
+    """A logarithmic axis with ticks at the numbers of edits that were run."""
+    low, high = min(counts, default=1), max(counts, default=1)
+    ticks = list(counts) if len(counts) <= MAX_TICKS else alt.Undefined
+    axis = alt.Axis(values=ticks, format="d", grid=False, labelOverlap=True, title="edits")
+    room = 2.0 if low == high else (high / low) ** 0.06
+    scale = alt.Scale(type="log", domain=[low / room, high * room], nice=False)
+    return alt.X("x:Q", axis=axis, scale=scale)
+
+
+def height(found: Sequence[Point]) -> Any:
+    """The y axis: 0 to 1 for shares that pass one half, else from 0 to above the highest."""
+    top = max((v for p in found for v in (p["high"], p["before"]) if v is not None), default=1.0)
+    bottom = min([0.0, *(p["low"] for p in found)])
+    return alt.Scale(domain=[bottom, 1.0 if 0.5 < top <= 1.0 else 1.15 * top or 1.0], nice=False)
+
+
+def color_of(series: Sequence[Series], channel: Any = alt.Color) -> Any:
+    """The colour of a series."""
+    return scaled("color", series, [one.ink for one in series], channel)
+
+
+def dash_of(series: Sequence[Series]) -> Any:
+    """The dash of a series."""
+    return scaled("strokeDash", series, [list(one.dash) for one in series], alt.StrokeDash)
+
+
+def scaled(name: str, series: Sequence[Series], values: list[Any], channel: Any = None) -> Any:
+    """An encoding of the series' label by `values`, without legend: the page has one for all."""
+    channel = channel or {"shape": alt.Shape}[name]
+    scale = alt.Scale(domain=[one.label for one in series], range=values)
+    return channel("series:N", scale=scale, legend=None)
+
+
+def finish(chart: Any) -> Spec:
+    """The specification, with the parameter by which the page hides series."""
+    spec: Spec = chart.add_params(alt.param(name="hidden", value=[])).to_dict()
+    kept: Mapping[str, Any] = {k: v for k, v in spec.items() if k not in {"$schema", "config"}}
+    return dict(json.loads(json.dumps(kept)))
