@@ -73,7 +73,16 @@ class Cell:
 
         Cells with `edits=batch` share it only when their batch size, hence their edits, are the same.
         """
-        parts = ("model", "editor", "regularizer", "dataset", "moments", "seed", "batch_size", "version")
+        parts = (
+            "model",
+            "editor",
+            "regularizer",
+            "dataset",
+            "moments",
+            "seed",
+            "batch_size",
+            "version",
+        )
         return digest({part: self.identity[part] for part in parts if part in self.identity})
 
     def missing_artefacts(self) -> set[str]:
@@ -85,7 +94,7 @@ class Cell:
         return {artefact for artefact in wanted if not (self.folder / ARTEFACTS[artefact]).exists()}
 
     def state(self) -> str:
-        """done | collapsed | failed | pending, as the disk says."""
+        """One of done, collapsed, failed, pending, as the disk says."""
         if (self.folder / RECORD_FILE).exists():
             state = json.loads((self.folder / RECORD_FILE).read_text(encoding="utf-8")).get("state")
             return str(state)
@@ -112,7 +121,8 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
     if "model" in digests:
         model |= {"pretrained": digests["model"], "revision": None}
     tasks = {
-        name: {**spec, "content": digests.get(f"task.{name}")} for name, spec in config["task"].items()
+        name: {**spec, "content": digests.get(f"task.{name}")}
+        for name, spec in config["task"].items()
     }
     scoring = {"model": model, "task": tasks, "eval": config["eval"], "version": RESULT_VERSION}
     if is_baseline(config):

@@ -1,12 +1,12 @@
-"""Charts of a study as Vega-Lite specifications (Altair). They name colours by CSS variables, which the page sets.
+"""Charts of a study as Vega-Lite specifications (Altair); colours are CSS variables of the page.
 
-A panel shows one score against the number of edits, a line for each series: what was edited and how.
+A panel shows one score against the number of edits, a line for each series: the editor and how it
+was used.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -23,6 +23,7 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 MAX_TICKS = 8
 DODGE = 0.05
 """Points of neighbouring series are moved apart by this share of their number of edits."""
+FEW = {"tickCount": 5}
 SHOWN = "indexof(hidden, datum.series) < 0"
 """The page hides a series by putting its label into the parameter `hidden`."""
 
@@ -32,13 +33,13 @@ CONFIG = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
-        "labelColor": INK, "titleColor": INK, "gridColor": INK, "domainColor": INK, "tickColor": INK,
-        "gridOpacity": 0.12, "domainOpacity": 0.4, "tickOpacity": 0.4, "labelFontSize": 11,
-        "titleFontSize": 11, "titleFontWeight": "normal", "labelOpacity": 0.8, "titleOpacity": 0.8,
+        "labelColor": INK, "titleColor": INK, "gridColor": INK, "domainColor": INK,
+        "tickColor": INK, "gridOpacity": 0.12, "domainOpacity": 0.4, "tickOpacity": 0.4,
+        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal",
+        "labelOpacity": 0.8, "titleOpacity": 0.8,
     },
     "text": {"color": INK},
 }  # fmt: skip
-"""Vega-Lite configuration of every chart on the page."""
 
 Spec = dict[str, Any]
 Point = dict[str, Any]
@@ -76,7 +77,7 @@ def edits_label(cell: CellView) -> str:
 def series_of(cells: Iterable[CellView]) -> list[Series]:
     """The cells of one model, baselines left out, grouped by what was edited and how.
 
-    A label holds only what differs between them. The editor decides the colour, the rest the dash;
+    A label holds only what differs between them and is not empty. The editor decides the colour, the rest the dash;
     with one editor the rest decides the colour.
     """
     groups: dict[tuple[str, ...], list[CellView]] = {}
@@ -86,15 +87,16 @@ def series_of(cells: Iterable[CellView]) -> list[Series]:
             groups.setdefault((cell.editor, *traits), []).append(cell)
     differing = [len(set(values)) > 1 for values in zip(*groups, strict=True)]
     editors = list(dict.fromkeys(key[0] for key in groups))
-    manners = list(dict.fromkeys(key[1:] for key in groups))
     found = []
     for key, members in groups.items():
-        named = [part for part, differs in zip(key[1:], differing[1:], strict=True) if differs]
-        editor, manner = editors.index(key[0]), manners.index(key[1:])
+        told = zip(key[1:], differing[1:], strict=True)
+        named = [part for part, differs in told if differs and part not in {"", "none"}]
+        editor = editors.index(key[0])
+        manner = [other for other in groups if other[0] == key[0]].index(key)
         color, dash = (editor, manner) if len(editors) > 1 else (manner, 0)
         found.append(
             Series(
-                label=" · ".join([key[0], *(part or "(default)" for part in named)]),
+                label=" · ".join([key[0], *named]),
                 color=color % N_COLORS,
                 shape=SHAPES[color % len(SHAPES)],
                 dash=DASHES[(dash + color // N_COLORS) % len(DASHES)],
@@ -105,6 +107,7 @@ def series_of(cells: Iterable[CellView]) -> list[Series]:
 
 
 Measured = tuple[Score, Comparison | None]
+"""A score, and its comparison with the unedited model where there is one."""
 Measure = Callable[[CellView], Measured | None]
 
 
@@ -162,102 +165,101 @@ def merge(found: Sequence[tuple[CellView, Measured]]) -> Point:
     alone = scores[0] if len(scores) == 1 else None
     low, high = (alone.low, alone.high) if alone else (min(values), max(values))
     value = fmean(values)
-    sure = all(c is not None and loss_is_sure(score, c) for _, (score, c) in found)
     before = [c.baseline for _, (_, c) in found if c is not None and c.baseline is not None]
     return {
         "value": round(value, 5),
         "low": round(value if low is None else low, 5),
         "high": round(value if high is None else high, 5),
         "before": round(fmean(before), 5) if before else None,
-        "sure": sure,
-        "note": ", ".join(sorted({cell.state for cell, _ in found})),
+        "sure": all(c is not None and loss_is_sure(score, c) for _, (score, c) in found),
+        "state": ", ".join(sorted({cell.state for cell, _ in found})),
         "seeds": len(found),
     }
 
 
-def panel(found: Sequence[Point], series: Sequence[Series], chance: float | None = None) -> Spec:
+def panel(
+    found: Sequence[Point],
+    series: Sequence[Series],
+    *,
+    chance: float | None = None,
+    hollow: bool = False,
+) -> Spec:
     """Scores against the number of edits.
 
-    Baselines (what the points say the score was before) are dotted, chance is faint.
+    Dotted: what the points say the score was before, a level where that is the same for all. Faint:
+    chance.
 
     Args:
         found: From `points`.
         series: All series of the page, so that colours agree between panels.
         chance: What guessing scores.
+        hollow: Draw points hollow whose loss is not sure.
     """
     counts = sorted({cell.num_edits for one in series for cell in one.cells})
-    x, y = edits_axis(counts), alt.Y("value:Q", title=None, scale=height(found))
-    data = alt.Chart(alt.InlineData(list(found))).transform_filter(SHOWN)
-    base = data.encode(x=x, color=color_of(series))
-    lines = base.mark_line(strokeWidth=2, clip=True).encode(y=y, strokeDash=dash_of(series))
-    whiskers = base.mark_rule(strokeWidth=1.5, opacity=0.55, clip=True).encode(
-        y=alt.Y("low:Q"), y2="high:Q"
+    x, y = edits_axis(counts), alt.Y("value:Q", title=None, scale=height(found), axis=FEW)
+    base = chart("points").transform_filter(SHOWN).encode(x=x, color=color_of(series))
+    lines = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash_of(series))
+    whiskers = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(y="low:Q", y2="high:Q")
+    dots = marks(base.encode(y=y), series)
+    if hollow:
+        paper = alt.value("var(--card)")
+        dots = dots.encode(fill=alt.condition("datum.sure", color_of(series, alt.Fill), paper))
+    before = {p["edits"]: p["before"] for p in found if p["before"] is not None}
+    same = len(set(before.values())) == 1
+    dotted = {"strokeDash": [2, 3], "strokeWidth": 1.6, "color": INK, "opacity": 0.75}
+    level = chart("before").encode(y="at:Q")
+    unedited = level.mark_rule(**dotted) if same else level.mark_line(**dotted).encode(x=x)
+    guessed = chart("chance").mark_rule(strokeWidth=6, color=INK, opacity=0.1).encode(y="at:Q")
+    rows = [{"x": count, "at": value} for count, value in sorted(before.items())]
+    return finish(
+        alt.layer(guessed, unedited, whiskers, lines, dots).properties(height=190),
+        points=found,
+        before=rows[:1] if same else rows,
+        chance=[] if chance is None else [{"at": chance}],
     )
-    layers = [*references(found, x, chance), whiskers, lines, marks(base, y, series)]
-    return finish(alt.layer(*layers).properties(width="container", height=190))
 
 
-def marks(base: Any, y: Any, series: Sequence[Series]) -> Any:
-    """Points with tooltips; hollow where the loss is not sure, larger where the model collapsed."""
-    return base.mark_point(size=55, strokeWidth=1.8, opacity=1, clip=True).encode(
-        y=y,
-        shape=scaled("shape", series, [one.shape for one in series]),
-        fill=alt.condition("datum.sure", color_of(series, alt.Fill), alt.value("var(--paper)")),
-        size=alt.condition("datum.note == 'collapsed'", alt.value(130), alt.value(55)),
+def marks(base: Any, series: Sequence[Series]) -> Any:
+    """Points with tooltips; larger where the model collapsed."""
+    figures = {"value": "score", "low": "from", "high": "to", "before": "unedited"}
+    return base.mark_point(strokeWidth=1.8, opacity=1).encode(
+        shape=shape_of(series),
+        fill=color_of(series, alt.Fill),
+        size=alt.condition("datum.state == 'collapsed'", alt.value(130), alt.value(55)),
         tooltip=[
             alt.Tooltip("series:N", title="edited by"),
-            alt.Tooltip("edits:Q", title="edits"),
-            alt.Tooltip("value:Q", title="score", format=".3f"),
-            alt.Tooltip("low:Q", title="from", format=".3f"),
-            alt.Tooltip("high:Q", title="to", format=".3f"),
-            alt.Tooltip("before:Q", title="unedited", format=".3f"),
-            alt.Tooltip("seeds:Q", title="seeds"),
-            alt.Tooltip("note:N", title="state"),
+            alt.Tooltip("edits:Q"),
+            *(alt.Tooltip(f"{k}:Q", title=v, format=".3f") for k, v in figures.items()),
+            alt.Tooltip("seeds:Q"),
+            alt.Tooltip("state:N"),
         ],
     )
-
-
-def references(found: Sequence[Point], x: Any, chance: float | None) -> list[Any]:
-    """Dotted: the unedited model, a level where it is the same for all points. Faint: chance."""
-    before = {p["edits"]: p["before"] for p in found if p["before"] is not None}
-    dotted = {"strokeDash": [2, 3], "strokeWidth": 1.6, "color": INK, "opacity": 0.75}
-    made = []
-    if len(set(before.values())) == 1:
-        level = alt.Chart(alt.InlineData([{"at": next(iter(before.values()))}])).encode(y="at:Q")
-        made.append(level.mark_rule(**dotted))
-    elif before:
-        path = alt.Chart(alt.InlineData([{"x": n, "at": v} for n, v in sorted(before.items())]))
-        made.append(path.mark_line(**dotted).encode(x=x, y="at:Q"))
-    if chance is not None:
-        level = alt.Chart(alt.InlineData([{"at": chance}])).encode(y="at:Q")
-        made.append(level.mark_rule(strokeWidth=6, color=INK, opacity=0.1))
-    return made
 
 
 def trade_off(series: Sequence[Series]) -> Spec:
     """Efficacy against mean retention, one point a cell; the path of a series follows its edits."""
     found = [point for one in series for point in trade_off_points(one)]
-    right = max([1.05, *(p["retention"] + 0.05 for p in found)])
-    left = min([0.0, *(p["retention"] - 0.05 for p in found)])
+    kept = [point["retention"] for point in found]
+    across = alt.Scale(domain=[min([0.0, *kept]), max([1.0, *kept]) + 0.05], nice=False)
     base = (
-        alt.Chart(alt.InlineData(found))
+        chart("points")
         .transform_filter(SHOWN)
         .encode(
-            x=alt.X("retention:Q", scale=alt.Scale(domain=[left, right], nice=False)).title(
-                "mean retention of the tasks (1 = as before the edits)"
-            ),
-            y=alt.Y("value:Q", scale=alt.Scale(domain=[0, 1.05], nice=False)).title("efficacy"),
+            x=alt.X("retention:Q", scale=across, axis=FEW)
+            .title("mean retention of the tasks (1 = as before the edits)"),
+            y=alt.Y("value:Q", scale=alt.Scale(domain=[0, 1.05], nice=False), axis=FEW)
+            .title("efficacy"),
             color=color_of(series),
             order="edits:Q",
         )
-    )
+    )  # fmt: skip
     path = base.mark_line(strokeWidth=1.5, opacity=0.5).encode(strokeDash=dash_of(series))
     dots = base.mark_point(size=70, filled=True, opacity=1).encode(
-        shape=scaled("shape", series, [one.shape for one in series]),
+        shape=shape_of(series),
         tooltip=["series:N", "edits:Q", "value:Q", "retention:Q", "seed:Q", "state:N"],
     )
     words = base.mark_text(dy=-11, fontSize=11).encode(text="edits:Q")
-    return finish(alt.layer(path, dots, words).properties(width="container", height=320))
+    return finish(alt.layer(path, dots, words).properties(height=320), points=found)
 
 
 def trade_off_points(series: Series) -> list[Point]:
@@ -287,28 +289,38 @@ def height(found: Sequence[Point]) -> Any:
     """The y axis: 0 to 1 for shares that pass one half, else from 0 to above the highest."""
     top = max((v for p in found for v in (p["high"], p["before"]) if v is not None), default=1.0)
     bottom = min([0.0, *(p["low"] for p in found)])
-    return alt.Scale(domain=[bottom, 1.0 if 0.5 < top <= 1.0 else 1.15 * top or 1.0], nice=False)
+    return alt.Scale(domain=[bottom, 1.04 if 0.5 < top <= 1.0 else 1.15 * top or 1.0], nice=False)
 
 
 def color_of(series: Sequence[Series], channel: Any = alt.Color) -> Any:
     """The colour of a series."""
-    return scaled("color", series, [one.ink for one in series], channel)
+    return by_series(channel, series, [one.ink for one in series])
 
 
 def dash_of(series: Sequence[Series]) -> Any:
     """The dash of a series."""
-    return scaled("strokeDash", series, [list(one.dash) for one in series], alt.StrokeDash)
+    return by_series(alt.StrokeDash, series, [list(one.dash) for one in series])
 
 
-def scaled(name: str, series: Sequence[Series], values: list[Any], channel: Any = None) -> Any:
+def shape_of(series: Sequence[Series]) -> Any:
+    """The marks of a series."""
+    return by_series(alt.Shape, series, [one.shape for one in series])
+
+
+def by_series(channel: Any, series: Sequence[Series], values: list[Any]) -> Any:
     """An encoding of the series' label by `values`, without legend: the page has one for all."""
-    channel = channel or {"shape": alt.Shape}[name]
     scale = alt.Scale(domain=[one.label for one in series], range=values)
     return channel("series:N", scale=scale, legend=None)
 
 
-def finish(chart: Any) -> Spec:
-    """The specification, with the parameter by which the page hides series."""
-    spec: Spec = chart.add_params(alt.param(name="hidden", value=[])).to_dict()
-    kept: Mapping[str, Any] = {k: v for k, v in spec.items() if k not in {"$schema", "config"}}
-    return dict(json.loads(json.dumps(kept)))
+def chart(data: str) -> Any:
+    """A chart of the data set of that name, which `finish` adds without checking every point."""
+    return alt.Chart(alt.NamedData(name=data))
+
+
+def finish(layers: Any, **data: Sequence[Point]) -> Spec:
+    """The specification with its data, and the parameter by which the page hides series."""
+    shown = layers.properties(width="container").add_params(alt.param(name="hidden", value=[]))
+    spec: Spec = shown.to_dict(validate=False)
+    kept = {key: value for key, value in spec.items() if key not in {"$schema", "config"}}
+    return kept | {"datasets": {name: list(rows) for name, rows in data.items()}}

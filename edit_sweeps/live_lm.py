@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, StoppingCriteria
 
 from edit_sweeps.model import EditableModel
+from edit_sweeps.untouched import evaluating
 
 SAMPLING = frozenset({"do_sample", "temperature", "top_k", "top_p", "num_beams"})
 """Options of a task's `generation_kwargs` that are passed over."""
@@ -134,7 +135,6 @@ def live(
         mute: Do not run generation requests.
     """
     network, tokenizer = model.network, model.tokenizer
-    modes = {module: module.training for module in network.modules()}
     padding = tokenizer.pad_token, tokenizer.padding_side
     network.tie_weights = _leave_untied
     try:
@@ -142,25 +142,26 @@ def live(
             # Any token will do, it is masked; without this lm-eval would add one to the vocabulary.
             known = tokenizer.eos_token or tokenizer.unk_token
             tokenizer.pad_token = known or tokenizer.convert_ids_to_tokens(0)
-        yield LiveLM(model, batch_size=batch_size, max_length=max_length, mute=mute)
+        with evaluating(network):
+            yield LiveLM(model, batch_size=batch_size, max_length=max_length, mute=mute)
     finally:
         del network.tie_weights
         tokenizer.pad_token, tokenizer.padding_side = padding
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back lm-eval's log below errors and the progress bars of `datasets`."""
-    logger, bars_off = logging.getLogger("lm_eval"), are_progress_bars_disabled()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hold back what lm-eval and transformers log below errors, and the bars of `datasets`."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers")]
+    levels, bars_off = [logger.level for logger in loggers], are_progress_bars_disabled()
     disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if not bars_off:
             enable_progress_bars()
 

@@ -233,13 +233,15 @@ def load_model(source: ModelSource, device: str = "auto") -> EditableModel:
         options["attn_implementation"] = source.attention
     if source.device_map is not None:
         options["device_map"] = source.device_map
-    network = AutoModelForCausalLM.from_pretrained(
+    network, report = AutoModelForCausalLM.from_pretrained(
         place,
         dtype=DTYPES[source.dtype],
         use_safetensors=True,
         trust_remote_code=False,
+        output_loading_info=True,
         **options,
     )
+    _check_complete(place, report)
     if source.device_map is None:
         network = network.to(choose_device(device))
     network.eval().requires_grad_(requires_grad=False)
@@ -355,6 +357,17 @@ def _check_weight_files(place: str | Path, revision: str | None) -> None:
 
 def _brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _check_complete(place: str | Path, report: dict[str, Any]) -> None:
+    """Refuse weights that leave a parameter at random values."""
+    absent = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
+    if absent:
+        msg = (
+            f"the weights of {place} are not complete: {len(absent)} parameters are missing or of "
+            f"another shape than config.json says, such as {absent[0]}; get the whole model"
+        )
+        raise ValueError(msg)
 
 
 def _max_length(config: Any) -> int:

@@ -20,15 +20,16 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from edit_sweeps.data_files import file_digest
 from edit_sweeps.hooks import capture
 from edit_sweeps.model import DTYPES, EditableModel, fingerprint_of
 from edit_sweeps.record import write_json
-from edit_sweeps.texts import pieces, read_texts, source_digest
+from edit_sweeps.texts import existing_file, pieces, read_texts, source_digest
 from edit_sweeps.tokens import Batch
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ class MomentStore:
         """All that a moment depends on but the layer."""
         file = self.settings.file
         if file is not None:
-            return {"format": FORMAT, "file": source_digest(replace(self.settings, source=file))}
+            return {"format": FORMAT, "file": file_digest(existing_file(file, "moments.file"))}
         tokenizer = json.loads(model.tokenizer.backend_tokenizer.to_str())
         settings = asdict(self.settings) | {"source": source_digest(self.settings)}
         return {
@@ -218,8 +219,8 @@ class MomentStore:
         """Read or collect the moments of layers, decompose and store them."""
         started = time.monotonic()
         if self.settings.file is not None:
-            sums = _read_file(Path(self.settings.file), model, list(paths))
-            tokens = 0
+            file = existing_file(self.settings.file, "moments.file")
+            sums, tokens = _read_file(file, model, list(paths)), 0
         else:
             if fingerprint_of(model.network) != model.fingerprint():
                 msg = "second moments are of the unedited model; revert the ledger before asking"
@@ -254,7 +255,7 @@ def collect(
         layer: torch.zeros(model.d_in(layer), model.d_in(layer), dtype=precision, device=w.device)
         for layer, w in ((layer, model.matrix(layer)) for layer in layers)
     }
-    total = {layer: s.to("cpu", torch.float64) for layer, s in recent.items()}
+    total = {layer: torch.zeros(s.shape, dtype=torch.float64) for layer, s in recent.items()}
     used = folded = 0
     with tqdm(total=settings.tokens, desc="second moments", unit="token", disable=None) as bar:
         for batch in _batches(model, settings):
@@ -312,7 +313,7 @@ def _read_file(path: Path, model: EditableModel, layers: Sequence[int]) -> dict[
             symmetric.
     """
     found = {}
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         names = sorted(file.keys())
         for layer in layers:
             name, d_in = model.parameter_name(layer), model.d_in(layer)
@@ -331,6 +332,14 @@ def _read_file(path: Path, model: EditableModel, layers: Sequence[int]) -> dict[
                 raise ValueError(msg)
             found[layer] = matrix
     return found
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        msg = f"moments.file={path} is not a safetensors file ({error})"
+        raise ValueError(msg) from error
 
 
 def _store(path: Path, moment: Moment, facts: Mapping[str, Any]) -> None:

@@ -118,7 +118,10 @@ class Record:
         if self.state != "failed":
             write_json(folder / SAMPLES_FILE, samples, indent=None)
         split = {k: body.pop(k) for k in ("provenance",)}
-        top = {k: body.pop(k) for k in ("schema_version", "key", "name", "state", "config", "overrides")}
+        top = {
+            k: body.pop(k)
+            for k in ("schema_version", "key", "name", "state", "config", "overrides")
+        }
         write_json(folder / file, {**top, "result": body, **split})
         if self.state != "failed":
             (folder / FAILURE_FILE).unlink(missing_ok=True)
@@ -150,7 +153,9 @@ class Record:
         if samples and (folder / SAMPLES_FILE).exists():
             details = json.loads((folder / SAMPLES_FILE).read_text(encoding="utf-8"))
         body["scores"] = {
-            task: {m: Score(**s, samples=details.get(task, {}).get(m, {})) for m, s in metrics.items()}
+            task: {
+                m: Score(**s, samples=details.get(task, {}).get(m, {})) for m, s in metrics.items()
+            }
             for task, metrics in body["scores"].items()
         }
         body["comparisons"] = {

@@ -20,19 +20,19 @@ from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings, MomentStore
 from edit_sweeps.record import Comparison, Record, Score
 from edit_sweeps.regularizers import Regularizer
-from edit_sweeps.requests import EditRequest, drop_edited_probes, load_requests
+from edit_sweeps.requests import EditRequest, drop_edited_probes, load_requests, superseded
 from edit_sweeps.statistics import compare
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec, health
 from edit_sweeps.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
 
-HEALTH_TEXTS = (
+PLAIN_TEXTS = (
     "The capital of the country is a large city on the river.",
     "She works for a company that makes shoes and lives in a small town.",
     "Question: How many apples does he have now?\nAnswer: He has 12 apples.",
 )
-"""Fixed texts on which a model's loss is watched; a model whose loss on them runs away has collapsed."""
+"""Fixed texts on which a model's loss is watched; the miniatures never saw such text and get their own."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Session:
             self.drop()
             self.model = load_model(SimpleNamespace(**config["model"]), self.device)
             self.identity = wanted
-            self.healthy = health(self.model, HEALTH_TEXTS)
+            self.healthy = health(self.model, health_texts(config))
         return self.model
 
     def drop(self) -> None:
@@ -93,7 +93,9 @@ def run_unit(cells: Iterable[Cell], session: Session, *, force: bool = False) ->
             try:
                 record = run_cell(cell, session, attempt)
             except Exception as error:
-                if type(error).__name__ == "UncompletedJobError":  # submitit's time-out is not the cell's fault
+                if (
+                    type(error).__name__ == "UncompletedJobError"
+                ):  # submitit's time-out is not the cell's fault
                     raise
                 session.drop()
                 log.exception("cell %s failed", cell.name)
@@ -121,7 +123,7 @@ def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Recor
     ledger = new_ledger(cell, model)
     if not cell.is_baseline:
         edit_and_score(cell, ledger, record, attempt)
-    record.health = judge(health(model, HEALTH_TEXTS), session.healthy)
+    record.health = judge(health(model, health_texts(config)), session.healthy)
     with attempt.timed("tasks"):
         results = bench.score(model)
     attempt.seconds |= {f"task/{name}": s for name, s in results.seconds.items()}
@@ -138,9 +140,7 @@ def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Recor
     return record
 
 
-def edit_and_score(
-    cell: Cell, ledger: Ledger, record: Record, attempt: provenance.Attempt
-) -> None:
+def edit_and_score(cell: Cell, ledger: Ledger, record: Record, attempt: provenance.Attempt) -> None:
     """Write the cell's requests and score them before and after; fills `record`."""
     requests, record.counts = choose_requests(cell)
     settings = pick(EditScoreSettings, cell.config["edit_scores"])
@@ -175,16 +175,32 @@ def write_edits(cell: Cell, ledger: Ledger, requests: list[EditRequest]) -> list
 
 def choose_requests(cell: Cell) -> tuple[list[EditRequest], dict[str, int]]:
     """The cell's requests, without probes about what the cell itself edits, and what was counted."""
-    drawn = load_requests(SimpleNamespace(**cell.config["dataset"]), cell.num_edits, cell.config["seed"])
+    drawn = load_requests(
+        SimpleNamespace(**cell.config["dataset"]), cell.num_edits, cell.config["seed"]
+    )
     requests, dropped = drop_edited_probes(drawn)
-    return requests, {"requests": len(requests), "probes_dropped": dropped}
+    counts = {
+        "requests": len(requests),
+        "probes_dropped": dropped,
+        "superseded": len(superseded(requests)),
+    }
+    return requests, counts
+
+
+def health_texts(config: Mapping[str, Any]) -> list[str]:
+    """Texts of the kind the model was trained on."""
+    if str(config["model"]["pretrained"]).startswith("miniature://"):
+        from edit_sweeps.miniature import training_text
+
+        return training_text(16, seed=1)
+    return list(PLAIN_TEXTS)
 
 
 def judge(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """`now` with `collapsed` decided against the unedited model.
 
-    A model whose loss on fixed texts was high before any edit (a miniature that never saw such text) has
-    collapsed only when its loss rose by more than 2 nats a token beyond that as well.
+    A model whose loss on these texts was high before any edit has collapsed only when its loss rose by more
+    than 2 nats a token beyond that as well.
     """
     if now["collapsed"] and now["finite_weights"] and now["finite_logits"]:
         now["collapsed"] = now["nll"] > before["nll"] + 2.0
@@ -235,7 +251,9 @@ def trajectory_folder(cell: Cell) -> Path:
 
 def new_record(cell: Cell) -> Record:
     """A record that knows its cell and nothing else."""
-    config = {k: v for k, v in cell.config.items() if k not in {"wandb", "cluster", "dry_run", "resume"}}
+    config = {
+        k: v for k, v in cell.config.items() if k not in {"wandb", "cluster", "dry_run", "resume"}
+    }
     return Record(cell.key, cell.name, "running", config, overrides=cell.overrides)
 
 

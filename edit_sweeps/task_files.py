@@ -81,7 +81,8 @@ def load_tasks(name: str, folder: str | None) -> dict[str, Any]:
 def find_file(name: str, folder: str | None) -> Path | None:
     """The YAML file whose `task:` is `name`; None for groups, tags and unknown names."""
     line = re.compile(rf"^task:[ \t]*([\"']?){re.escape(name)}\1[ \t]*(#.*)?$", re.MULTILINE)
-    for path in sorted(task_folder(folder).rglob("*.yaml")):
+    files = task_folder(folder).rglob("*.yaml")
+    for path in sorted(files, key=lambda p: (name not in {p.stem, p.parent.name}, p)):
         if line.search(path.read_text(encoding="utf-8", errors="replace")):
             return path
     return None

@@ -97,7 +97,7 @@ def collect(
     first = next(iter(tasks.values()))
     named = {_clean(*key): (key, column) for key, column in columns.items()}
     metadata = first.config.metadata or {}
-    headline = headline or metadata.get("headline") or next(iter(named))
+    headline = headline or metadata.get("headline") or _first(named, first)
     if headline not in named:
         msg = f"headline {headline!r} is not a metric of this task; it has {', '.join(named)}"
         raise LookupError(msg)
@@ -153,6 +153,12 @@ def _own_value(function: Any, values: Iterable[Any]) -> float | None:
 def _share_invalid(values: Mapping[str, Any], flags: Mapping[str, Any], dead: set[str]) -> float:
     shares = [1.0 if d in dead else float(flags.get(d, 0.0)) for d in values]
     return sum(shares) / len(shares) if shares else 0.0
+
+
+def _first(named: Mapping[str, tuple[Any, Column]], task: Any) -> str:
+    """The name of the metric that a task's file lists first."""
+    listed = list(type(task).aggregation(task))
+    return min(named, key=lambda n: [*listed, named[n][1].metric].index(named[n][1].metric))
 
 
 def _is_dead(row: Mapping[str, Any], broken: Collection[str]) -> bool:

@@ -10,16 +10,13 @@ itself would give a model of NaNs the share of documents whose answer is the fir
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from submitit.core.utils import UncompletedJobError
 from torch import Tensor
@@ -27,17 +24,21 @@ from tqdm import tqdm
 
 from edit_sweeps.model import EditableModel
 from edit_sweeps.record import Score
-from edit_sweeps.task_files import check_task
 from edit_sweeps.task_metrics import collect
-from edit_sweeps.tasks import BuiltTask, EvalSettings, TaskSpec, build_task
+from edit_sweeps.tasks import (
+    BuiltTask,
+    EvalSettings,
+    TaskSpec,
+    build_task,
+    record_names,
+    task_names_exist,
+)
 from edit_sweeps.tokens import encode
+from edit_sweeps.untouched import evaluating, untouched_rng
 
 __all__ = ["Bench", "EvalSettings", "TaskResults", "TaskSpec", "health", "task_names_exist"]
 
 log = logging.getLogger(__name__)
-
-CUSTOM = "custom"
-"""The key of `conf/task/custom.yaml`; such a task goes by its lm-eval name in records."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class Bench:
     """Tasks that are built once and scored on any number of models.
 
     Args:
-        specs: Key -> task. Records name a task by its key (by `spec.name` where the key is
-            "custom").
+        specs: Key -> task. Records name a task as `record_names` says.
         settings: For all tasks.
 
     Attributes:
@@ -74,7 +74,7 @@ class Bench:
 
     Raises:
         LookupError: A task that does not exist.
-        ValueError: A folder that does not exist.
+        ValueError: A folder that does not exist, or two tasks of one name.
     """
 
     def __init__(self, specs: Mapping[str, TaskSpec], settings: EvalSettings) -> None:
@@ -82,8 +82,7 @@ class Bench:
         self.built: dict[str, BuiltTask] = {}
         self.errors: dict[str, str] = {}
         task_names_exist(specs)
-        for key, spec in specs.items():
-            name = spec.name if key == CUSTOM else key
+        for name, spec in record_names(specs).items():
             try:
                 with untouched_rng():
                     self.built[name] = build_task(spec, settings)
@@ -169,17 +168,6 @@ class Bench:
         return not bool(finite.all(dim=-1).any())
 
 
-def task_names_exist(specs: Mapping[str, TaskSpec]) -> None:
-    """Refuse tasks that do not exist, before any model is loaded.
-
-    Raises:
-        LookupError: An unknown name; says which names are alike.
-        ValueError: An unknown folder.
-    """
-    for spec in specs.values():
-        check_task(spec.name, spec.folder)
-
-
 def health(model: EditableModel, texts: Sequence[str]) -> dict[str, Any]:
     """Whether a model still works: one forward pass over short texts.
 
@@ -218,26 +206,9 @@ def _logits(model: EditableModel, texts: Sequence[str]) -> tuple[Tensor, Tensor,
     """Logits `[rows, tokens, vocab]` in float32 at least, ids and boolean mask `[rows, tokens]`."""
     batch = encode(model.tokenizer, texts, model.device)
     ids, mask = batch.ids[:, : model.max_length], batch.mask[:, : model.max_length]
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model.network):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits.to(torch.promote_types(logits.dtype, torch.float32)), ids, mask.bool()
-
-
-@contextlib.contextmanager
-def untouched_rng(device: torch.device | None = None) -> Iterator[None]:
-    """Put the states of the global random number generators back afterwards.
-
-    Those of `random`, NumPy and torch, and torch's of `device`.
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    place = device or torch.device("cpu")
-    devices = [] if place.type == "cpu" else [place.index or 0]
-    with torch.random.fork_rng(devices, device_type=place.type):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _message(error: Exception) -> str:

@@ -10,12 +10,16 @@ import hashlib
 import io
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edit_sweeps.task_files import load_tasks
+from edit_sweeps.task_files import check_task, load_tasks
+
+CUSTOM = "custom"
+"""The key of `conf/task/custom.yaml`."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,33 @@ class BuiltTask:
     def requests(self) -> list[Any]:
         """lm-eval's requests, in order."""
         return [request for task in self.tasks.values() for request in task.instances]
+
+
+def task_names_exist(specs: Mapping[str, TaskSpec]) -> None:
+    """Refuse tasks that do not exist, before any model is loaded.
+
+    Raises:
+        LookupError: An unknown name; says which names are alike.
+        ValueError: An unknown folder, or two tasks of one name.
+    """
+    for spec in record_names(specs).values():
+        check_task(spec.name, spec.folder)
+
+
+def record_names(specs: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
+    """The tasks by the names they have in records: their keys, or lm-eval's name of a custom task.
+
+    Raises:
+        ValueError: A custom task has the name of another one.
+    """
+    named = {spec.name if key == CUSTOM else key: spec for key, spec in specs.items()}
+    if len(named) < len(specs):
+        msg = (
+            f"task.custom.name={specs[CUSTOM].name} is already in this cell; leave one of the two "
+            "out, or score them in two cells: task=custom,other"
+        )
+        raise ValueError(msg)
+    return named
 
 
 def build_task(spec: TaskSpec, settings: EvalSettings) -> BuiltTask:

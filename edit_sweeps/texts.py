@@ -60,7 +60,8 @@ def read_texts(settings: TextSettings) -> Iterator[str]:
     if settings.source in NAMED:
         texts: Iterable[str] = _named(NAMED[settings.source], settings.seed)
     elif Path(settings.source).suffix in FILES:
-        texts = _shuffled(_file(Path(settings.source).expanduser(), settings.field), settings.seed)
+        path = existing_file(settings.source, "moments.source")
+        texts = _shuffled(_file(path, settings.field), settings.seed)
     else:
         texts = _hub(settings)
     return (text for text in texts if text.strip())
@@ -119,10 +120,22 @@ def source_digest(settings: TextSettings) -> str:
     if settings.source in NAMED:
         draw = pkgutil.resolve_name(NAMED[settings.source])(FIRST_DRAW, settings.seed)
         return f"{settings.source}:{sha256(chr(0).join(draw).encode()).hexdigest()}"
-    path = Path(settings.source).expanduser()
-    if path.suffix in FILES:
-        return f"file:{file_digest(_existing(path))}"
+    if Path(settings.source).suffix in FILES:
+        return f"file:{file_digest(existing_file(settings.source, 'moments.source'))}"
     return f"hub:{settings.source}"
+
+
+def existing_file(name: str, key: str) -> Path:
+    """The file that the setting `key` names.
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        msg = f"{key}={name}: there is no file of that name"
+        raise ValueError(msg)
+    return path
 
 
 def _named(place: str, seed: int) -> Iterator[str]:
@@ -144,9 +157,9 @@ def _shuffled(texts: list[str], seed: int) -> list[str]:
 
 def _file(path: Path, field: str) -> list[str]:
     if path.suffix == ".txt":
-        return _existing(path).read_text(encoding="utf-8").split("\n\n")
+        return path.read_text(encoding="utf-8").split("\n\n")
     texts = []
-    for number, item in json_lines(_existing(path)):
+    for number, item in json_lines(path):
         if not isinstance(item, dict) or not isinstance(item.get(field), str):
             why = item if isinstance(item, Exception) else f"has no text in the field {field!r}"
             msg = (
@@ -155,13 +168,6 @@ def _file(path: Path, field: str) -> list[str]:
             raise ValueError(msg)
         texts.append(item[field])
     return texts
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        msg = f"moments: there is no file {path}"
-        raise ValueError(msg)
-    return path
 
 
 def _hub(settings: TextSettings) -> Iterator[str]:

@@ -242,16 +242,18 @@ def greedy(
     Raises:
         ValueError: A prompt and its continuation do not fit the model.
     """
-    texts: list[str] = []
+    rows = [token_ids(model.tokenizer, prompt) for prompt in prompts]
+    texts: dict[int, str] = {}
     with _plain_generation(model, max_new_tokens):
-        for chunk in _chunks(prompts, batch_size):
-            batch = encode(model.tokenizer, chunk, model.device, side="left")
-            _check_length(model, batch.ids.shape[1] + max_new_tokens)
+        for chunk in _decoding_batches(rows, batch_size, equal=model.dtype == torch.float64):
+            batch = batch_of(model.tokenizer, [rows[i] for i in chunk], model.device, "left")
+            width = batch.ids.shape[1]
+            _check_length(model, width + max_new_tokens)
             with torch.no_grad():
                 out = model.network.generate(batch.ids, attention_mask=batch.mask)
-            new = out[:, batch.ids.shape[1] :]
-            texts += model.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return texts
+            new = model.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+            texts.update(zip(chunk, new, strict=True))
+    return [texts[i] for i in range(len(prompts))]
 
 
 def score_targets(
@@ -273,26 +275,22 @@ def score_targets(
     scores: list[TargetScore] = []
     for chunk in _chunks(pairs, batch_size):
         split = [target_ids(model.tokenizer, prompt, target) for prompt, target in chunk]
-        ids, mask = _pad([(a + b)[:-1] for a, b in split], _pad_id(model.tokenizer), "right")
-        _check_length(model, ids.shape[1])
+        batch = batch_of(model.tokenizer, [(a + b)[:-1] for a, b in split], model.device)
+        _check_length(model, batch.ids.shape[1])
         with torch.no_grad():
-            logits = model.network(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                use_cache=False,
-            ).logits
-        for row, (prompt, target) in enumerate(split):
-            first = len(prompt) - 1
-            scores.append(_score(logits[row, first : first + len(target)], target))
+            out = model.network(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        for row, (prompt, target) in zip(out.logits, split, strict=True):
+            scores.append(_score(row[len(prompt) - 1 :][: len(target)], target))
     return scores
 
 
 def _score(logits: Tensor, target: list[int]) -> TargetScore:
     """Score of target ids under logits `[len(target), vocab]`."""
     exact = logits.double() if logits.dtype == torch.float64 else logits.float()
-    wanted = torch.tensor(target, device=logits.device)
-    logprobs = exact.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
-    return TargetScore(logprobs.tolist(), (exact.argmax(-1) == wanted).tolist())
+    wanted = torch.tensor(target, device=logits.device)[:, None]
+    logprobs = exact.log_softmax(-1).gather(1, wanted)
+    hits = exact.argmax(-1, keepdim=True) == wanted
+    return TargetScore(logprobs[:, 0].tolist(), hits[:, 0].tolist())
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> _Encoded:
@@ -300,26 +298,19 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> _Encoded:
     found = tokenizer(
         text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
     )
-    special = found["special_tokens_mask"]
+    special, spans = found["special_tokens_mask"], found["offset_mapping"]
     end = len(special)
-    while end and special[end - 1] and found["offset_mapping"][end - 1] == (0, 0):
+    while end > 1 and special[end - 1] and spans[end - 1] == (0, 0):
         end -= 1
-    if not any(s == 0 for s in special):  # nothing but special tokens: they are the text
-        end = len(special)
-    return _Encoded(found["input_ids"][:end], [tuple(s) for s in found["offset_mapping"][:end]])
+    return _Encoded(found["input_ids"][:end], spans[:end])
 
 
 def _last_overlap(encoded: _Encoded, span: tuple[int, int], subject: str) -> int:
-    low, high = span
-    inside = [
-        index
-        for index, (start, end) in enumerate(encoded.spans)
-        if start < end and start < high and end > low
-    ]
-    if not inside:
-        msg = f"no token holds the subject {subject!r}; a subject must not be empty"
-        raise ValueError(msg)
-    return inside[-1]
+    for index, (low, high) in reversed(list(enumerate(encoded.spans))):
+        if low < high and low < span[1] and high > span[0]:
+            return index
+    msg = f"no token holds the subject {subject!r}; a subject must not be empty"
+    raise ValueError(msg)
 
 
 def _target_start(encoded: _Encoded, prompt: str, target: str) -> int:
@@ -327,11 +318,11 @@ def _target_start(encoded: _Encoded, prompt: str, target: str) -> int:
     seam = len(prompt)
     start = 0
     for index, (low, high) in enumerate(encoded.spans):
-        if high <= seam and (low < high or (low, high) == (0, 0)):
+        if high <= seam:
             start = index + 1
         elif low < high:
             break
-    if start >= len(encoded.ids):
+    if start >= len(encoded.ids) or not target.strip():
         msg = f"the target {target!r} has no token; a target must not be empty"
         raise ValueError(msg)
     if start == 0:
@@ -360,20 +351,31 @@ def _pad(rows: Sequence[list[int]], fill: int, side: Side) -> tuple[Tensor, Tens
 
 def _pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """Any id will do: padding is masked out."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return next((i for i in known if i is not None), 0)
+    return tokenizer.pad_token_id or tokenizer.eos_token_id or 0
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
+def _decoding_batches(
+    rows: Sequence[list[int]], size: int, *, equal: bool
+) -> Iterator[Sequence[int]]:
+    """Indices of rows to decode together; with `equal` only rows of one length, so without padding.
+
+    Attention code that takes the softmax of a float64 model in float32 turns the mask's float64
+    minimum into -inf: what is padded on the left comes out NaN, and spoils the text behind it.
+    """
+    for length in sorted({len(row) for row in rows} if equal else {0}):
+        yield from _chunks(
+            [i for i, row in enumerate(rows) if len(row) == length or not equal], size
+        )
+
+
 def _check_length(model: EditableModel, tokens: int) -> None:
     if tokens > model.max_length:
-        msg = (
-            f"a text needs {tokens} tokens and the model takes {model.max_length}; shorten the "
-            "prompt or lower edit_scores.max_new_tokens"
-        )
+        hint = "shorten the prompt or lower edit_scores.max_new_tokens"
+        msg = f"a text needs {tokens} tokens and the model takes {model.max_length}; {hint}"
         raise ValueError(msg)
 
 
@@ -383,7 +385,7 @@ def _plain_generation(model: EditableModel, max_new_tokens: int) -> Iterator[Non
     from transformers import GenerationConfig
 
     own = model.network.generation_config
-    end = own.eos_token_id if own.eos_token_id is not None else model.tokenizer.eos_token_id
+    end = model.tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     model.network.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,

@@ -161,7 +161,9 @@ def run_child(arguments: Sequence[str], limit_s: float) -> Note:
     Raises:
         OSError: It could not be started.
     """
-    environment = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"} | os.environ
+    environment = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", **os.environ}
+    paths = [str(Path(__file__).parent.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = subprocess.Popen(
             arguments,

@@ -83,7 +83,8 @@ class Trajectory:
             for first in range(start, goal, self.batch_size):
                 batch = requests[first : first + self.batch_size]
                 traces += [
-                    trace.as_dict() for trace in self.editor.edit(self.model, batch, self.ledger, state)
+                    trace.as_dict()
+                    for trace in self.editor.edit(self.model, batch, self.ledger, state)
                 ]
                 state.edits_done = first + len(batch)
                 bar.update(len(batch))

@@ -249,7 +249,9 @@ def clean(name: str) -> str:
 def relative_norm(weights: Mapping[str, Mapping[str, Any]]) -> float | None:
     """Norm of all updates together over that of all edited matrices together; None without any."""
     update, original = (
-        math.hypot(*(math.nan if norms[name] is None else norms[name] for norms in weights.values()))
+        math.hypot(
+            *(math.nan if norms[name] is None else norms[name] for norms in weights.values())
+        )
         for name in ("update_norm", "original_norm")
     )
     return update / original if original else None

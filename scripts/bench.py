@@ -90,9 +90,13 @@ def composed(*overrides: str) -> dict:
 
 def random_gpt2_small(folder: Path) -> str:
     """A GPT-2 small with random weights and the miniature's tokenizer; returns its folder."""
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "edit_sweeps" / "miniature" / "checkpoints" / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(
+        ROOT / "edit_sweeps" / "miniature" / "checkpoints" / "gpt2"
+    )
     torch.manual_seed(0)
-    network = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", vocab_size=50257, **GPT2_SMALL))
+    network = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("gpt2", vocab_size=50257, **GPT2_SMALL)
+    )
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -127,7 +131,9 @@ def bench_moments(config: dict, device: str) -> MomentStore:
     start = time.perf_counter()
     store.get(model, list(range(model.n_layers)))
     seconds = time.perf_counter() - start
-    print(f"  second moments of {model.n_layers} layers: {settings.tokens / seconds:,.0f} tokens/s ({seconds:.1f} s)")
+    print(
+        f"  second moments of {model.n_layers} layers: {settings.tokens / seconds:,.0f} tokens/s ({seconds:.1f} s)"
+    )
     return store
 
 
@@ -152,7 +158,9 @@ def main() -> None:
     arguments.add_argument("--edits", type=int, default=10)
     args = arguments.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         small = random_gpt2_small(Path(folder))
         gpt2_small = ["model=custom", f"model.pretrained={small}", "moments.tokens=10000"]
@@ -167,9 +175,20 @@ def main() -> None:
             config = composed(*rest, f"editor.layer={layer}")
             store = bench_moments(config, args.device)
             for editor in ("rome", "r_rome"):
-                bench_editor(composed(f"editor={editor}", f"editor.layer={layer}", *overrides), args.edits, store, args.device)
+                bench_editor(
+                    composed(f"editor={editor}", f"editor.layer={layer}", *overrides),
+                    args.edits,
+                    store,
+                    args.device,
+                )
             for size in (1, args.edits):
-                cell = composed("editor=memit", f"editor.layers={layers}", "edits=batch_sequential", f"edits.batch_size={size}", *overrides)
+                cell = composed(
+                    "editor=memit",
+                    f"editor.layers={layers}",
+                    "edits=batch_sequential",
+                    f"edits.batch_size={size}",
+                    *overrides,
+                )
                 bench_editor(cell, args.edits, store, args.device)
             if name == "miniature":
                 bench_tasks(config, args.device)

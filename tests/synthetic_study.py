@@ -34,7 +34,12 @@ def config(editor: str, num_edits: int, seed: int = 0, **changes: Any) -> dict[s
     """A resolved configuration with the keys that tables and runs read."""
     return {
         "model": {"name": "miniature", "pretrained": "miniature://gpt2", "dtype": "float32"},
-        "editor": {"name": editor, "_target_": f"edit_sweeps.editors.{editor}.X", "layer": 2, "value": {"lr": 0.5}},
+        "editor": {
+            "name": editor,
+            "_target_": f"edit_sweeps.editors.{editor}.X",
+            "layer": 2,
+            "value": {"lr": 0.5},
+        },
         "edits": {"name": "sequential", "batch_size": 1},
         "regularizer": {"name": "none"},
         "dataset": {"name": "miniature", "format": "miniature", "path": None},
@@ -66,7 +71,9 @@ def provenance(attempts: int = 1) -> dict[str, Any]:
     }
 
 
-def make_record(editor: str, num_edits: int, seed: int = 0, *, overrides: dict | None = None, **changes: Any) -> Record:
+def make_record(
+    editor: str, num_edits: int, seed: int = 0, *, overrides: dict | None = None, **changes: Any
+) -> Record:
     """A record of a cell that went as one would expect of its editor."""
     rng = random.Random(f"{editor}{num_edits}{seed}{overrides}")
     cfg = config(editor, num_edits, seed, **changes)
@@ -74,7 +81,11 @@ def make_record(editor: str, num_edits: int, seed: int = 0, *, overrides: dict |
     key = digest([cfg, overrides])
     name = f"{cfg['model']['name']}-{editor}-n{0 if baseline else num_edits}-s{0 if baseline else seed}-{key}"
     record = Record(key, name, "done", cfg, overrides=overrides or {}, provenance=provenance())
-    kept = 1.0 if baseline else math.exp(-((num_edits / {"rome": 90, "memit": 700}.get(editor, 300)) ** 1.1))
+    kept = (
+        1.0
+        if baseline
+        else math.exp(-((num_edits / {"rome": 90, "memit": 700}.get(editor, 300)) ** 1.1))
+    )
     for task, (metric, base, chance) in TASKS.items():
         pull = 1.0 if baseline else kept * rng.uniform(0.93, 1.03)
         value = min(1.0, chance + (base - chance) * pull)
@@ -87,7 +98,9 @@ def make_record(editor: str, num_edits: int, seed: int = 0, *, overrides: dict |
             half = 0.02 + 0.03 * abs(value - base)
             diff = value - base
             retention = (value - chance) / (base - chance)
-            record.comparisons[task] = {metric: Comparison(base, diff, diff - half, diff + half, 0.01, retention, N)}
+            record.comparisons[task] = {
+                metric: Comparison(base, diff, diff - half, diff + half, 0.01, retention, N)
+            }
     if not baseline:
         add_edits(record, kept, num_edits)
     return record
@@ -96,15 +109,34 @@ def make_record(editor: str, num_edits: int, seed: int = 0, *, overrides: dict |
 def add_edits(record: Record, kept: float, num_edits: int) -> None:
     """Scores of the edits, norms and traces."""
     good = 0.6 + 0.4 * kept
-    scores = {"efficacy": 0.99, "paraphrase": 0.94, "neighborhood": 0.96, "other_facts": 0.85, "score": 0.95}
+    scores = {
+        "efficacy": 0.99,
+        "paraphrase": 0.94,
+        "neighborhood": 0.96,
+        "other_facts": 0.85,
+        "score": 0.95,
+    }
     for metric, best in scores.items():
         value = best * good
         low, high = interval(value, max(num_edits, 2))
         record.scores.setdefault("edit", {})[metric] = Score(value, num_edits, low, high)
         before = 0.05 if metric in {"efficacy", "paraphrase", "score"} else 0.97
-        compared = Comparison(before, value - before, value - before - 0.1, value - before + 0.1, None, None, num_edits)
+        compared = Comparison(
+            before,
+            value - before,
+            value - before - 0.1,
+            value - before + 0.1,
+            None,
+            None,
+            num_edits,
+        )
         record.comparisons.setdefault("edit", {})[metric] = compared
-    norms = {"update_norm": 0.1 * num_edits, "original_norm": 40.0, "relative": num_edits / 400, "cast_loss": 0.0}
+    norms = {
+        "update_norm": 0.1 * num_edits,
+        "original_norm": 40.0,
+        "relative": num_edits / 400,
+        "cast_loss": 0.0,
+    }
     record.weights = {"transformer.h.2.mlp.c_proj.weight": norms}
     record.traces = [{"case_id": "1", "loss": 0.1, "steps": 20, "clamp_hit": False}]
     record.counts = {"requests": num_edits, "probes_dropped": 1}
@@ -116,7 +148,12 @@ def plan_entry(record: Record) -> dict[str, Any]:
     cfg = record.config
     short = {g: cfg[g]["name"] for g in ("model", "editor", "regularizer", "dataset", "edits")}
     short |= {"batch_size": 1, "num_edits": cfg["num_edits"], "seed": cfg["seed"]}
-    return {"name": record.name, "key": record.key, "overrides": record.overrides, "config_short": short}
+    return {
+        "name": record.name,
+        "key": record.key,
+        "overrides": record.overrides,
+        "config_short": short,
+    }
 
 
 def write_study(folder: Path) -> Path:
@@ -128,10 +165,19 @@ def write_study(folder: Path) -> Path:
         if cell == MISSING:
             continue
         if cell == FAILED:
-            record = Record(record.key, record.name, "failed", record.config, errors={"cell": TRACEBACK}, provenance=provenance(2))
+            record = Record(
+                record.key,
+                record.name,
+                "failed",
+                record.config,
+                errors={"cell": TRACEBACK},
+                provenance=provenance(2),
+            )
         elif cell == COLLAPSED:
             record.state = "collapsed"
             record.health |= {"nll": 25.0, "collapsed": True}
         record.save(folder / "cells" / record.name)
-    (folder / "plan.json").write_text(json.dumps([plan_entry(r) for r in records]), encoding="utf-8")
+    (folder / "plan.json").write_text(
+        json.dumps([plan_entry(r) for r in records]), encoding="utf-8"
+    )
     return folder

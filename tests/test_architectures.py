@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 import torch
-from tests.conftest import D, FAMILIES, LAYERS
 
 from edit_sweeps.architectures import ARCHITECTURES, architecture
 from edit_sweeps.hooks import capture, replace_output
 from edit_sweeps.tokens import encode
+from tests.conftest import FAMILIES, LAYERS, D
 
 
 def test_every_row_of_the_table_is_tested():
@@ -31,14 +33,11 @@ def test_mlp_in_feeds_the_key(family, tiny_model):
     model = tiny_model(family)
     block = model.block(1)
     batch = encode(model.tokenizer, ["Marlow Quillfeather lives in"])
-    keys = {}
-    with torch.no_grad(), capture({0: model.mlp_out(1)}, inputs=True, rows=1) as keys:
-        from contextlib import ExitStack
-
-        with ExitStack() as stack:
-            for path in model.architecture.mlp_in:
-                stack.enter_context(replace_output(block.get_submodule(path), torch.ones_like))
-            model.network(input_ids=batch.ids)
+    with ExitStack() as stack, torch.no_grad():
+        for path in model.architecture.mlp_in:
+            stack.enter_context(replace_output(block.get_submodule(path), torch.ones_like))
+        keys = stack.enter_context(capture({0: model.mlp_out(1)}, inputs=True, rows=1))
+        model.network(input_ids=batch.ids)
     key = keys[0][0]
     assert key.shape[0] > 3
     assert torch.equal(key, key[:1].expand_as(key))

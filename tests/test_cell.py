@@ -39,7 +39,9 @@ def changed(tree, path, value):
      ("cache_dir", "elsewhere"), ("model.name", "renamed"), ("dry_run", True)],
 )  # fmt: skip
 def test_what_changes_no_result_is_not_in_the_key(tree, digests, path, value):
-    assert make_cell(changed(tree, path, value), [], digests).key == make_cell(tree, [], digests).key
+    assert (
+        make_cell(changed(tree, path, value), [], digests).key == make_cell(tree, [], digests).key
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,18 +50,27 @@ def test_what_changes_no_result_is_not_in_the_key(tree, digests, path, value):
      ("edits.batch_size", 5), ("eval.limit", 10), ("moments.tokens", 5), ("edit_scores.limit", 3)],
 )  # fmt: skip
 def test_what_changes_results_is_in_the_key(tree, digests, path, value):
-    assert make_cell(changed(tree, path, value), [], digests).key != make_cell(tree, [], digests).key
+    assert (
+        make_cell(changed(tree, path, value), [], digests).key != make_cell(tree, [], digests).key
+    )
 
 
 def test_one_baseline_serves_every_editor_edit_count_seed_and_data_set(tree, digests):
     keys = set()
-    for path, value in [("num_edits", 100), ("seed", 3), ("editor.layer", 0), ("dataset.order", "file")]:
+    for path, value in [
+        ("num_edits", 100),
+        ("seed", 3),
+        ("editor.layer", 0),
+        ("dataset.order", "file"),
+    ]:
         keys.add(make_cell(changed(tree, path, value), [], digests).baseline)
     assert len(keys) == 1
     assert keys != {make_cell(changed(tree, "eval.limit", 10), [], digests).baseline}
 
 
-def test_edit_counts_of_a_sequential_editor_share_a_trajectory_and_scoring_does_not_enter_it(tree, digests):
+def test_edit_counts_of_a_sequential_editor_share_a_trajectory_and_scoring_does_not_enter_it(
+    tree, digests
+):
     def trajectory(path, value):
         return make_cell(changed(tree, path, value), [], digests).trajectory
 
@@ -75,7 +86,9 @@ def test_a_model_in_a_folder_enters_by_content_not_by_path(tree, digests, tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "model.safetensors").write_text(content)
-        keys.append(make_cell(changed(tree, "model.pretrained", str(tmp_path / name)), [], digests).key)
+        keys.append(
+            make_cell(changed(tree, "model.pretrained", str(tmp_path / name)), [], digests).key
+        )
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -108,6 +121,16 @@ def test_digests_notice_a_changed_file_and_remember_the_rest(tmp_path):
 
 
 def test_overrides_hold_swept_keys_that_have_no_column(tree, digests):
-    overrides = ["editor=rome", "num_edits=3", "editor.value.lr=0.1", "study=x", "wandb.mode=offline", "+task.x.y=1"]
-    assert make_cell(tree, overrides, digests).overrides == {"editor.value.lr": "0.1", "task.x.y": "1"}
+    overrides = [
+        "editor=rome",
+        "num_edits=3",
+        "editor.value.lr=0.1",
+        "study=x",
+        "wandb.mode=offline",
+        "+task.x.y=1",
+    ]
+    assert make_cell(tree, overrides, digests).overrides == {
+        "editor.value.lr": "0.1",
+        "task.x.y": "1",
+    }
     assert study_folder("x") == "outputs/x"

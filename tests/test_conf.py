@@ -62,7 +62,9 @@ def test_the_defaults_are_those_of_the_documentation():
 
 
 def test_batch_size_of_edits_batch_is_num_edits():
-    assert freeze(composed("edits=batch", "editor=memit", "num_edits=7"))["edits"]["batch_size"] == 7
+    assert (
+        freeze(composed("edits=batch", "editor=memit", "num_edits=7"))["edits"]["batch_size"] == 7
+    )
 
 
 def test_a_missing_value_is_named_with_the_file_that_would_give_it():

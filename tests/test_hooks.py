@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import D, D_IN
 
 from edit_sweeps.hooks import capture, first, replace_output
 from edit_sweeps.tokens import encode
+from tests.conftest import D_IN, D
 
 TEXTS = ["Marlow Quillfeather lives in", "Paris", "The capital of Ostravia is"]
 
@@ -23,9 +23,7 @@ def run(model, batch):
 
 
 def hooks_left(model):
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules()
-    )
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules())
 
 
 def test_the_key_times_the_matrix_plus_bias_is_the_value(family, tiny_model, batch):
@@ -48,7 +46,10 @@ def test_the_key_times_the_matrix_plus_bias_is_the_value(family, tiny_model, bat
 def test_opt_flattens_its_tokens_and_rows_gives_them_back(tiny_model, batch):
     model = tiny_model("opt")
     module = model.mlp_out(0)
-    with capture({0: module}, inputs=True) as flat, capture({0: module}, inputs=True, rows=3) as rows:
+    with (
+        capture({0: module}, inputs=True) as flat,
+        capture({0: module}, inputs=True, rows=3) as rows,
+    ):
         run(model, batch)
     assert flat[0].shape == (batch.ids.numel(), D_IN)
     assert torch.equal(rows[0].reshape(flat[0].shape), flat[0])
@@ -64,7 +65,10 @@ def test_block_outputs_are_tensors_in_every_family(family, tiny_model, batch):
 
 def test_the_input_of_a_block_is_the_output_of_the_one_before(family, tiny_model, batch):
     model = tiny_model(family)
-    with capture({0: model.block(2)}, inputs=True) as entering, capture({0: model.block(1)}) as left:
+    with (
+        capture({0: model.block(2)}, inputs=True) as entering,
+        capture({0: model.block(1)}) as left,
+    ):
         run(model, batch)
     assert torch.equal(entering[0], left[0])
 
@@ -96,21 +100,26 @@ def test_a_stop_passes_through_a_capture_that_did_not_ask_for_it(tiny, batch):
 
 
 def test_hooks_are_removed_when_the_body_fails(tiny, batch):
-    with (
-        pytest.raises(ZeroDivisionError),
-        capture({0: tiny.block(0)}),
-        replace_output(tiny.block(1), lambda out: out),
-    ):
-        assert hooks_left(tiny) == 2
-        _ = 1 / 0
+    def fail(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_under(tiny, batch, fail)
     assert hooks_left(tiny) == 0
+
+
+def run_under(model, batch, change):
+    with capture({0: model.block(0)}), replace_output(model.block(1), change):
+        assert hooks_left(model) == 2
+        run(model, batch)
 
 
 def test_replacing_an_output_by_itself_changes_no_bit(family, tiny_model, batch):
     model = tiny_model(family)
     before = run(model, batch)
-    with replace_output(model.block(1), lambda out: out + 0), replace_output(
-        model.mlp_out(1), lambda out: out + 0, rows=3
+    with (
+        replace_output(model.block(1), lambda out: out + 0),
+        replace_output(model.mlp_out(1), lambda out: out + 0, rows=3),
     ):
         assert torch.equal(run(model, batch), before)
     assert torch.equal(run(model, batch), before)
@@ -139,7 +148,9 @@ def test_gradients_reach_a_shift_added_to_an_output(family, tiny_model, batch):
     model = tiny_model(family)
     shift = torch.zeros(D, requires_grad=True)
     with replace_output(model.mlp_out(1), lambda out: out + shift, rows=3):
-        logits = model.network(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        logits = model.network(
+            input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+        ).logits
     logits[:, -1, 5].sum().backward()
     assert shift.grad.abs().sum() > 0
 

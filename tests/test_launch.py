@@ -10,17 +10,39 @@ import sys
 import time
 from pathlib import Path
 
-import pandas
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["eval.limit=12", "wandb=disabled", "editor.value.steps=8", "moments.tokens=4000"]
-COLUMNS = (
-    "cell state model editor regularizer dataset edits batch_size num_edits seed overrides task metric n value low "
-    "high baseline difference difference_low difference_high chance retention invalid"
-).split()
+COLUMNS = [
+    "cell",
+    "state",
+    "model",
+    "editor",
+    "regularizer",
+    "dataset",
+    "edits",
+    "batch_size",
+    "num_edits",
+    "seed",
+    "overrides",
+    "task",
+    "metric",
+    "n",
+    "value",
+    "low",
+    "high",
+    "baseline",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "chance",
+    "retention",
+    "invalid",
+]
 
 pytestmark = pytest.mark.slow
 
@@ -30,16 +52,30 @@ def command(*arguments):
 
 
 def launch(folder, *arguments, code=0):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(
-        command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        command(*arguments),
+        check=False,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def records(folder, study="main"):
-    found = [json.loads(p.read_text()) for p in sorted((folder / "outputs" / study / "cells").glob("*/record.json"))]
+    found = [
+        json.loads(p.read_text())
+        for p in sorted((folder / "outputs" / study / "cells").glob("*/record.json"))
+    ]
     return {record["name"]: record for record in found}
 
 
@@ -67,9 +103,12 @@ def test_a_sweep_leaves_records_table_and_report_and_says_where(swept):
     assert {r["state"] for r in found.values()} == {"done"}
     study = folder / "outputs" / "main"
     assert f"{study.relative_to(folder)}/report.html" in shown
-    table = pandas.read_csv(study / "table.csv", keep_default_na=False)
+    table = pd.read_csv(study / "table.csv", keep_default_na=False)
     assert list(table.columns) == COLUMNS
-    assert set(table.task) == {"edit", *(t for r in found.values() for t in r["result"]["scores"])} - {""}
+    assert set(table.task) == {
+        "edit",
+        *(t for r in found.values() for t in r["result"]["scores"]),
+    } - {""}
     assert "<html" in (study / "report.html").read_text()[:500].lower()
 
 
@@ -134,7 +173,12 @@ def test_killed_at_random_moments_and_repeated_it_ends_with_the_undisturbed_resu
     launch(calm, *arguments)
     whole = time.monotonic() - began
     draw, killed = random.Random(7), 0
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     for _ in range(10):
         process = subprocess.Popen(
             command(*arguments), cwd=rough, env=environment, stdout=subprocess.DEVNULL,
@@ -157,7 +201,13 @@ def test_a_broken_cell_leaves_the_others_and_the_exit_code_says_so(tmp_path):
 
     save_file({"transformer.h.0.mlp.c_proj.weight": torch.eye(3)}, bad)
     shown = launch(
-        tmp_path, "-m", "editor=ft,memit", "moments.file=" + str(bad), *SMALL[:2], "num_edits=1", code=1
+        tmp_path,
+        "-m",
+        "editor=ft,memit",
+        "moments.file=" + str(bad),
+        *SMALL[:2],
+        "num_edits=1",
+        code=1,
     )
     states = {p.parent.name.split("-")[1]: p.name for p in tmp_path.glob("outputs/main/cells/*/*r*e*.json")
               if p.name in {"record.json", "failure.json"}}  # fmt: skip
@@ -180,7 +230,14 @@ def test_a_broken_cell_leaves_the_others_and_the_exit_code_says_so(tmp_path):
 )
 def test_mistakes_are_told_without_a_traceback_and_leave_nothing_behind(tmp_path, arguments, says):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command(*arguments),
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode != 0
     assert says in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -190,5 +247,12 @@ def test_mistakes_are_told_without_a_traceback_and_leave_nothing_behind(tmp_path
 
 def test_help_explains_groups_and_gives_examples(tmp_path):
     shown = launch(tmp_path, "--help")
-    for word in ("editor:", "rome", "num_edits", "Examples", "dry_run=true", "outputs/<study>/report.html"):
+    for word in (
+        "editor:",
+        "rome",
+        "num_edits",
+        "Examples",
+        "dry_run=true",
+        "outputs/<study>/report.html",
+    ):
         assert word in shown

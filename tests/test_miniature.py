@@ -70,7 +70,7 @@ def test_geography_is_consistent(world: World) -> None:
 def test_every_phrasing_has_one_place_for_the_subject() -> None:
     for relation in RELATIONS.values():
         trained = (*relation.phrasings, *relation.questions)
-        unseen = (*relation.held_out, relation.held_out_question)
+        unseen = (*relation.held_out, *relation.held_out_questions)
         assert all(text.count("{}") == 1 for text in (*trained, *unseen))
         assert not set(trained) & set(unseen)
 
@@ -125,7 +125,7 @@ def test_held_out_phrasings_never_occur_in_training(
     n_checked = 0
     for relation in RELATIONS.values():
         for subject in world.subjects[relation.subject_kind]:
-            for unseen in (*relation.held_out, relation.held_out_question):
+            for unseen in (*relation.held_out, *relation.held_out_questions):
                 n_checked += 1
                 assert unseen.format(subject) not in text
     assert n_checked > 4_000

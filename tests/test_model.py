@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.conftest import D, LAYERS, POSITIONS, make_tokenizer, tiny_network
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, PreTrainedTokenizer, T5Config
 
@@ -19,6 +19,7 @@ from edit_sweeps.model import (
     load_model,
     resolve_pretrained,
 )
+from tests.conftest import LAYERS, POSITIONS, D, make_tokenizer, tiny_network
 
 
 def source(folder, **changes):
@@ -141,6 +142,7 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(folder)
     assert str(folder) in message
 
 
+@pytest.mark.slow
 def test_the_printed_command_converts_pickled_weights(tmp_path, tokenizer, monkeypatch):
     import re
     import subprocess
@@ -160,6 +162,20 @@ def test_a_folder_with_index_and_shards_is_accepted(tmp_path, tokenizer):
     tiny_network("llama", len(tokenizer)).save_pretrained(tmp_path, max_shard_size="20KB")
     tokenizer.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors.index.json").exists()
+    assert load_model(source(tmp_path), "cpu").n_layers == LAYERS
+
+
+def test_weights_with_a_missing_parameter_are_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"not complete.*layers\.1\.mlp\.down_proj"):
+        load_model(source(folder), "cpu")
+
+
+def test_tied_weights_are_not_missing(tmp_path, tokenizer, family):
+    tiny_network(family, len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     assert load_model(source(tmp_path), "cpu").n_layers == LAYERS
 
 

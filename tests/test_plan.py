@@ -33,7 +33,11 @@ def refusal(*overrides):
 def test_the_first_sweep_is_six_cells_and_one_baseline_in_three_units():
     plan = make_plan(sweep())
     assert [cell.num_edits for cell in plan.todo()] == [0, 1, 10, 100, 1, 10, 100]
-    assert [[cell.num_edits for cell in unit] for unit in plan.units()] == [[0], [1, 10, 100], [1, 10, 100]]
+    assert [[cell.num_edits for cell in unit] for unit in plan.units()] == [
+        [0],
+        [1, 10, 100],
+        [1, 10, 100],
+    ]
 
 
 def test_a_unit_is_ascending_however_the_command_was_written():
@@ -42,7 +46,9 @@ def test_a_unit_is_ascending_however_the_command_was_written():
 
 
 def test_the_baseline_of_a_grid_is_not_repeated_for_editor_none():
-    plan = make_plan(grid(("editor=none", "num_edits=1"), ("editor=none", "num_edits=10"), ("num_edits=1",)))
+    plan = make_plan(
+        grid(("editor=none", "num_edits=1"), ("editor=none", "num_edits=10"), ("num_edits=1",))
+    )
     assert len(plan.entries) == 2
     assert plan.entries[0].cell.is_baseline
 
@@ -139,7 +145,9 @@ def test_all_reasons_are_told_at_once():
         (("model.dtype=float3",), "float3"),
     ],
 )  # fmt: skip
-def test_what_needs_the_model_to_know_is_refused_before_anything_runs(overrides, says, capsys, tmp_path):
+def test_what_needs_the_model_to_know_is_refused_before_anything_runs(
+    overrides, says, capsys, tmp_path
+):
     with pytest.raises(SystemExit) as stop:
         launch(grid(overrides))
     assert stop.value.code == 2

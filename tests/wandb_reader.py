@@ -73,7 +73,11 @@ def read(path: Path) -> Run:
             case "run":
                 found = record.run
                 run.id, run.group, run.job_type = found.run_id, found.run_group, found.job_type
-                run.name, run.project, run.tags = found.display_name, found.project, tuple(found.tags)
+                run.name, run.project, run.tags = (
+                    found.display_name,
+                    found.project,
+                    tuple(found.tags),
+                )
                 run.config |= items(found.config.update)
             case "config":
                 run.config |= items(record.config.update)
@@ -82,7 +86,9 @@ def read(path: Path) -> Run:
             case "summary":
                 run.summary |= items(record.summary.update)
             case "metric":
-                run.metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+                run.metrics[record.metric.name or record.metric.glob_name] = (
+                    record.metric.step_metric
+                )
             case "exit":
                 run.exit_code = record.exit.exit_code
     return run

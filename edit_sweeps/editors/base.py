@@ -73,14 +73,16 @@ class Trace:
 
 
 class Editor(ABC):
-    """A method that changes weights. Subclasses are frozen keyword-only dataclasses whose fields are the
-    method's hyper-parameters; Hydra builds them from `conf/editor/<name>.yaml` by `_target_`.
+    """A method that changes weights.
+
+    Subclasses are frozen keyword-only dataclasses whose fields are the method's hyper-parameters; Hydra builds
+    them from `conf/editor/<name>.yaml` by `_target_`.
     """
 
     one_at_a_time: ClassVar[bool] = False
     """Whether `edit` accepts exactly one request (ROME); such an editor refuses `edits=batch`."""
 
-    def check(self, n_layers: int) -> None:
+    def check(self, n_layers: int) -> None:  # noqa: B027  # most editors add to it, `none` does not
         """Refuse hyper-parameters that a model with `n_layers` blocks cannot have.
 
         Called before anything runs.

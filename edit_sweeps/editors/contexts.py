@@ -1,14 +1,17 @@
-"""Contexts: texts put before a prompt when keys and values are taken, so that an edit holds behind other text too.
+"""Contexts: texts put before a prompt when keys and values are taken.
 
-A context is a template with one `{}` where the prompt goes. Contexts come in groups; a mean over contexts is
-the mean inside each group, then over groups. ROME uses the bare prompt and 20 texts sampled from the model
-(arXiv 2202.05262, section 3.1), every one its own group; MEMIT the bare prompt and, as a second group, five
-texts (arXiv 2210.07229, section 5).
+With them an edit holds behind other text too.
+
+A context is a template with one `{}` where the prompt goes. Contexts come in groups; a mean over
+contexts is the mean inside each group, then over groups. ROME uses the bare prompt and 20 texts
+sampled from the model (arXiv 2202.05262, section 3.1), every one its own group; MEMIT the bare
+prompt and, as a second group, five texts (arXiv 2210.07229, section 5).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ Groups = tuple[tuple[str, ...], ...]
 SOURCES = ("generated", "miniature", "bare")
 BARE = "{}"
 MINIATURE_CONTEXTS = 5
+PLAIN_SENTENCE = re.compile(r"[A-Z][a-z' A-Z]{15,60}\.(?=\s|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,26 +35,48 @@ class ContextRecipe:
     """How contexts are made where a user gives none.
 
     Attributes:
-        source: `generated` (sampled from the model), `miniature` (sentences of the synthetic world) or
-            `bare` (the prompt alone).
+        source: `generated` (sampled from the model), `miniature` (sentences of the synthetic world)
+            or `bare` (the prompt alone).
         seed: Of the sampling.
-        starts: Texts that sampling starts from; an empty one stands for the first token of any text.
-        lengths: Pairs (tokens, count): from each start, `count` texts of `tokens` tokens, start included.
+        starts: Texts that sampling starts from; an empty one stands for the first token of any
+            text.
+        lengths: Pairs (tokens, count): from each start, `count` texts of `tokens` tokens, start
+            included.
         grouped: Whether the texts of one length form one group; otherwise each is its own.
     """
 
     source: str
     seed: int
     starts: tuple[str, ...]
-    lengths: tuple[tuple[int, int], ...]
+    lengths: tuple[tuple[int, ...], ...]
     grouped: bool
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown source and impossible lengths.
+
+        Raises:
+            ValueError: Says what is allowed.
+        """
+        if self.source not in SOURCES:
+            msg = f"editor.context_source={self.source} is unknown; choose of {', '.join(SOURCES)}"
+            raise ValueError(msg)
+        if not self.lengths or any(len(p) != 2 or min(p) < 1 for p in self.lengths):
+            msg = (
+                f"editor.context_lengths={[list(p) for p in self.lengths]} must be pairs "
+                "[tokens, count] of positive numbers, such as [[5,10],[10,10]]"
+            )
+            raise ValueError(msg)
+        if not self.starts:
+            msg = 'editor.context_starts is empty; [""] samples from the first token of any text'
+            raise ValueError(msg)
 
 
 def read_contexts(given: Sequence[Any] | None, file: str | None) -> Groups | None:
-    """Contexts that the user gave, as a list or as a JSON file with the same content; None if neither.
+    """Contexts that the user gave, as a list or as a JSON file with the same; None if neither.
 
     Raises:
-        ValueError: Both were given, or the content is not a list of contexts; the message says where.
+        ValueError: Both were given, or the content is not a list of contexts; the message says
+            where.
     """
     if given is not None and file is not None:
         msg = "both editor.contexts and editor.contexts_file are set; set one of them to null"
@@ -75,7 +101,7 @@ def parse_contexts(entries: Any, where: str) -> Groups:
         ValueError: Not a list, empty, mixed, or an entry with several `{}`.
     """
     if not _is_list(entries) or not entries:
-        msg = f'{where} must be a list of contexts such as ["{{}}", "I know this. {{}}"]; got {entries!r}'
+        msg = f'{where} must be a list such as ["{{}}", "I know this. {{}}"]; got {entries!r}'
         raise ValueError(msg)
     if all(_is_list(entry) and entry for entry in entries):
         return tuple(tuple(_template(text, where) for text in group) for group in entries)
@@ -89,17 +115,14 @@ def make_contexts(model: EditableModel, recipe: ContextRecipe) -> Groups:
     """The contexts of a recipe, the bare prompt first; equal for equal models and seeds.
 
     Raises:
-        ValueError: An unknown source, or lengths that cannot be sampled.
+        ValueError: A start that is as long as the texts, or a tokenizer without a first token.
     """
     if recipe.source == "bare":
         return ((BARE,),)
     if recipe.source == "miniature":
         batches = [[f"{text} {BARE}" for text in _miniature_sentences(recipe.seed)]]
-    elif recipe.source == "generated":
-        batches = [[f"{text}. {BARE}" for text in texts] for texts in _sample(model, recipe)]
     else:
-        msg = f"editor.context_source={recipe.source} is not known; choose one of {', '.join(SOURCES)}"
-        raise ValueError(msg)
+        batches = [[f"{text}. {BARE}" for text in texts] for texts in _sample(model, recipe)]
     groups = batches if recipe.grouped else [[text] for texts in batches for text in texts]
     return ((BARE,), *(tuple(group) for group in groups))
 
@@ -110,7 +133,7 @@ def flatten(groups: Groups) -> tuple[str, ...]:
 
 
 def weights(groups: Groups) -> torch.Tensor:
-    """`[contexts]` in float64: the share of each template in the mean of group means; sums to one."""
+    """`[contexts]` in float64: share of each template in the mean of group means; the sum is 1."""
     shares = [1 / (len(groups) * len(group)) for group in groups for _ in group]
     return torch.tensor(shares, dtype=torch.float64)
 
@@ -134,15 +157,15 @@ def _miniature_sentences(seed: int) -> list[str]:
     n_documents = 4 * MINIATURE_CONTEXTS
     while len(found) < MINIATURE_CONTEXTS:
         for document in training_text(n_documents, seed):
-            sentence = document.strip().split("\n")[0].split(". ")[0].rstrip(".")
-            if sentence.count(" ") >= 3 and len(found) < MINIATURE_CONTEXTS:
-                found[f"{sentence}."] = None
+            sentence = PLAIN_SENTENCE.match(document)
+            if sentence and len(found) < MINIATURE_CONTEXTS:
+                found[sentence[0]] = None
         n_documents *= 2
     return list(found)
 
 
 def _sample(model: EditableModel, recipe: ContextRecipe) -> Iterator[list[str]]:
-    """For each length, top-5 samples from every start; the global random state is left as it was."""
+    """For each length, top-5 samples from every start; leaves the global random state alone."""
     kind = torch.accelerator.current_accelerator() or torch.device("cpu")
     accelerators = range(torch.accelerator.device_count())
     with torch.random.fork_rng(devices=accelerators, device_type=kind.type):

@@ -1,6 +1,7 @@
 """Fine-tuning of one MLP output matrix: FT, and FT-L with a bound on each weight's change.
 
-The baselines of Meng et al. (arXiv 2202.05262, appendix E.1); the bound is of Zhu et al. (arXiv 2012.00363).
+The baselines of Meng et al. (arXiv 2202.05262, appendix E.1); the bound is of Zhu et al. (arXiv
+2012.00363).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class FineTune(Editor):
         steps: Passes over the batch of requests at most.
         early_stop: Stop when the mean loss is below.
         loss: `target`: negative log-likelihood of each token of the target after those before it.
-            `last_token`: of all its tokens at the last token of the prompt, as in the authors' code.
+            `last_token`: of all its tokens at the last token of the prompt, as in the authors'
+            code.
         max_change: Bound on the change of any one weight in one call; None for none.
         batch_size: Requests in one update.
     """
@@ -86,7 +88,8 @@ class FineTune(Editor):
         """Mutates `change`, in the parameter's own layout.
 
         Returns:
-            `[requests]` losses of the last forward pass, and the number of passes that made an update.
+            `[requests]` losses of the last forward pass, and the number of passes that made an
+            update.
         """
         change.requires_grad_()
         weight, dtype = model.parameter(name).detach().to(change.dtype), model.parameter(name).dtype

@@ -4,10 +4,10 @@ Every method of the family writes `Delta = R A^T` with
 
     A = M Z (Z^T M Z + ridge I)^-1 E,        Z = [earlier keys, keys],  E = the last columns of I
 
-and differs in M and the ridge: ROME M = C^-1, ridge 0 (arXiv 2202.05262, eq. 2); MEMIT M = C^-1, ridge
-lambda (arXiv 2210.07229, eq. 14), which is `R K^T (lambda C + K K^T)^-1` by the push-through identity;
-EMMET M = C^-1, ridge weight x lambda_e (arXiv 2403.14236). Only a system as large as the number of keys
-is solved, never one of `d_in`.
+and differs in M and the ridge: ROME M = C^-1, ridge 0 (arXiv 2202.05262, eq. 2); MEMIT M = C^-1,
+ridge lambda (arXiv 2210.07229, eq. 14), which is `R K^T (lambda C + K K^T)^-1` by the push-through
+identity; EMMET M = C^-1, ridge weight x lambda_e (arXiv 2403.14236). Only a system as large as the
+number of keys is solved, never one of `d_in`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Multiply = Callable[[Tensor], Tensor]
 """`[d_in, n]` -> M times it; M symmetric and positive semi-definite."""
 
 SMALLEST_PIVOT = 1e-7
-"""Pivots below this share of the largest are rounding: their square is at the precision of float64."""
+"""Share of the largest pivot below which one is rounding: its square is float64's precision."""
 
 
 def solve_keys(
@@ -44,8 +44,8 @@ def solve_keys(
         earlier: `[d_in, n]`, keys of edits that the update must leave alone.
 
     Returns:
-        A `[d_in, edits]` in float64, so that the update is `residuals @ A.T`. All NaN when a key is not
-        finite (the model had collapsed before), which is logged.
+        A `[d_in, edits]` in float64, so that the update is `residuals @ A.T`. All NaN when a key is
+        not finite (the model had collapsed before), which is logged.
 
     Raises:
         ValueError: A negative ridge.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edit_sweeps.editors.base import Editor, Prepared
-from edit_sweeps.editors.contexts import SOURCES, ContextRecipe, make_contexts, read_contexts
+from edit_sweeps.editors.contexts import ContextRecipe, make_contexts, read_contexts
 from edit_sweeps.editors.value import ValueSettings
 from edit_sweeps.model import EditableModel
 from edit_sweeps.moments import MomentStore
@@ -20,10 +20,10 @@ class LocatedEditor(Editor):
 
     Attributes:
         value: How the value is optimised.
-        second_moment: Whether updates avoid the directions of frequent keys (C of the model's text);
-            false takes the identity for C, as several published configurations do.
-        contexts: Templates with one `{}` where the prompt goes, or prefixes without; a list, or a list of
-            groups. null: made by `context_source`.
+        second_moment: Whether updates avoid the directions of frequent keys (C of the model's
+            text); false takes the identity for C, as several published configurations do.
+        contexts: Templates with one `{}` where the prompt goes, or prefixes without; a list, or a
+            list of groups. null: made by `context_source`.
         contexts_file: The same as a JSON file.
         context_source: `generated` (sampled from the unedited model), `miniature` (sentences of the
             synthetic world) or `bare` (the prompt alone).
@@ -65,24 +65,11 @@ class LocatedEditor(Editor):
         )
 
     def _recipe(self) -> ContextRecipe:
-        if self.context_source not in SOURCES:
-            msg = (
-                f"editor.context_source={self.context_source} is not known; "
-                f"choose one of {', '.join(SOURCES)}"
-            )
-            raise ValueError(msg)
-        pairs = [tuple(pair) for pair in self.context_lengths]
-        if not pairs or any(len(pair) != 2 or min(pair) < 1 for pair in pairs):
-            msg = (
-                f"editor.context_lengths={pairs} must be pairs [tokens, count] of positive numbers, "
-                "such as [[5,10],[10,10]]"
-            )
-            raise ValueError(msg)
         return ContextRecipe(
             source=self.context_source,
             seed=self.context_seed,
             starts=tuple(self.context_starts),
-            lengths=tuple((pair[0], pair[1]) for pair in pairs),
+            lengths=tuple(tuple(pair) for pair in self.context_lengths),
             grouped=self.grouped_contexts,
         )
 

@@ -1,9 +1,10 @@
-"""MEMIT (Meng et al., arXiv 2210.07229): many facts at once, spread over the MLP output matrices of several layers.
+"""MEMIT (Meng et al., arXiv 2210.07229): many facts at once, spread over several layers.
 
-    for the j-th of L layers:   R = (Z - H) / (L - j + 1),   Delta = R K^T (lambda C + K K^T)^-1     (eq. 14, 20)
+    for the j-th of L layers:   R = (Z - H) / (L - j + 1),                       (section 4.3)
+                                Delta = R K^T (lambda C + K K^T)^-1               (eq. 14)
 
-Z are the values optimised at the output of the last of the layers before anything is written, H what that
-block puts out by now and K the layer's keys by now, the mean over contexts.
+Z are the values optimised at the output of the last of the layers before anything is written, H
+what that block puts out by now and K the layer's keys by now, the mean over contexts.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Memit(LocatedEditor):
 
     Attributes:
         layers: The blocks; written in ascending order.
-        second_moment_weight: lambda: how many remembered keys the second moment stands for. With 0 the new
-            facts are written whatever it does to the rest.
+        second_moment_weight: lambda: how many remembered keys the second moment stands for. With 0
+            the new facts are written whatever it does to the rest.
     """
 
     layers: Sequence[int]

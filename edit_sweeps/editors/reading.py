@@ -64,7 +64,7 @@ def read_outputs(model: EditableModel, requests: Sequence[EditRequest], site: Si
 
 @torch.no_grad()
 def _read(model: EditableModel, lines: list[Line], module: nn.Module, *, inputs: bool) -> Tensor:
-    """`[lines, width]` of a module's input or output; text behind the subject cannot matter and is cut."""
+    """`[lines, width]` of a module's input or output; text behind the subject is cut off."""
     parts = []
     for start in range(0, len(lines), ROWS):
         rows = lay_out(model.tokenizer, lines[start : start + ROWS], model.device)

@@ -1,10 +1,11 @@
-"""ROME (Meng et al., arXiv 2202.05262) and r-ROME (Gupta et al., arXiv 2403.07175): one fact into one matrix.
+"""ROME (arXiv 2202.05262) and r-ROME (arXiv 2403.07175): one fact into one matrix.
 
-    u = C^-1 k*,   Delta = (v* - W k) u^T / (k^T u)                                  (ROME, eq. 2 and 3)
+    u = C^-1 k*,   Delta = (v* - W k) u^T / (k^T u)                  (Meng et al., eq. 2 and 3)
 
-k* is the mean of the key over contexts, v* the optimised output of the matrix for the bare prompt. ROME's
-published code takes the *bare* prompt's key for k and W k, which can leave k^T u small and the update
-enormous; r-ROME takes k* there too. Biases stand on both sides and cancel.
+k* is the mean of the key over contexts, v* the optimised output of the matrix for the bare prompt.
+ROME's published code takes the *bare* prompt's key for k and W k, which can leave k^T u small and
+the update enormous; r-ROME (Gupta et al.) takes k* there too. Biases stand on both sides and
+cancel.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Rome(LocatedEditor):
 
     Attributes:
         layer: The block.
-        uniform_key: Whether the mean key stands everywhere (r-ROME), or the bare prompt's where the published
-            code has it (ROME).
+        uniform_key: Whether the mean key stands everywhere (r-ROME), or the bare prompt's where the
+            published code has it (ROME).
     """
 
     layer: int
@@ -53,7 +54,7 @@ class Rome(LocatedEditor):
             ValueError: Not exactly one request.
         """
         if len(requests) != 1:
-            msg = f"ROME writes one request at a time and was given {len(requests)}; use edits=sequential"
+            msg = f"ROME writes one request at a time, not {len(requests)}; use edits=sequential"
             raise ValueError(msg)
         contexts = state.prepared.contexts
         values = optimise_values(

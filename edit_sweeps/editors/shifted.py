@@ -1,8 +1,10 @@
-"""The model with a shift added to a module's output at the subject's last token: the plain way, in full."""
+"""The model with a shift added to a module's output at the subject's last token."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,57 +14,98 @@ from edit_sweeps.model import EditableModel
 from edit_sweeps.tokens import Rows
 
 
-class ShiftedModel:
-    """Logits of laid-out rows under a shift; every edit has the same number of rows, the last one for KL.
-
-    Args:
-        model: Not changed.
-        module: Whose output is shifted, in every row at its lookup token.
-        rows: `edits * rows_per_edit` rows.
-        rows_per_edit: Contexts plus one.
+@dataclass(frozen=True)
+class Kept:
+    """The columns of laid-out rows at which predictions are asked for, and what is asked there.
 
     Attributes:
-        labels: `[edits, rows_per_edit, kept]`, target ids to be predicted at the columns kept, or `IGNORE`.
-        kl_column: `[edits]`, which of the columns kept is the lookup token of an edit's last row.
+        columns: `[kept]`, on the CPU, where any device can index with them.
+        labels: `[edits, rows_per_edit, kept]`, target ids to be predicted, or `IGNORE`.
+        kl_column: `[edits]`, which of the kept columns is the lookup token of an edit's last row.
     """
 
-    def __init__(
-        self, model: EditableModel, module: nn.Module, rows: Rows, rows_per_edit: int
-    ) -> None:
-        self._model, self._module = model, module
-        self._ids, self._mask, self._lookup, labels = (
-            x.unflatten(0, (-1, rows_per_edit))
-            for x in (rows.ids, rows.mask, rows.lookup, rows.labels)
-        )
-        kl_lookup = self._lookup[:, -1].contiguous()
-        needed = rows.target_mask.any(0)
-        needed[kl_lookup] = True
-        self._columns = needed.nonzero()[:, 0].cpu()
-        self.labels = labels[..., self._columns]
-        self.kl_column = torch.searchsorted(self._columns, kl_lookup.cpu()).to(kl_lookup.device)
+    columns: Tensor
+    labels: Tensor
+    kl_column: Tensor
 
+
+class Shifted(ABC):
+    """Logits of laid-out rows under a shift.
+
+    Every edit has the same number of rows; its last one asks for the next token at its lookup
+    token.
+
+    Attributes:
+        kept: Where logits are given, and what is asked there.
+    """
+
+    kept: Kept
+
+    @abstractmethod
     def logits(self, edits: Tensor, shift: Tensor) -> Tensor:
         """Run the rows of some edits.
 
         Args:
             edits: `[n]`, which edits.
-            shift: `[n, d_out]`.
+            shift: `[n, d_out]`, added at the lookup token of each of their rows.
 
         Returns:
             `[n, rows_per_edit, kept, vocab]`.
         """
-        ids, mask = self._ids[edits].flatten(0, 1), self._mask[edits].flatten(0, 1)
-        with replace_output(
-            self._module, shift_at(self._lookup[edits].flatten(), shift), rows=len(ids)
-        ):
+
+
+class Whole(Shifted):
+    """The plain way: the whole text of every row each time.
+
+    Args:
+        model: Not changed.
+        module: Whose output is shifted.
+        rows: `edits * rows_per_edit` rows.
+        rows_per_edit: Contexts plus one.
+    """
+
+    def __init__(
+        self, model: EditableModel, module: nn.Module, rows: Rows, rows_per_edit: int
+    ) -> None:
+        self.kept = keep(rows, rows_per_edit)
+        self._model, self._module, self._rows = model, module, rows
+        self._rows_per_edit = rows_per_edit
+
+    def logits(self, edits: Tensor, shift: Tensor) -> Tensor:
+        """As `Shifted.logits`."""
+        rows = rows_of(edits.to(self._rows.ids.device), self._rows_per_edit)
+        change = shift_at(self._rows.lookup[rows], shift)
+        with replace_output(self._module, change, rows=len(rows)):
             out = self._model.network(
-                input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=self._columns
+                input_ids=self._rows.ids[rows],
+                attention_mask=self._rows.mask[rows],
+                use_cache=False,
+                logits_to_keep=self.kept.columns,
             )
         return out.logits.unflatten(0, (len(edits), -1))
 
 
+def keep(rows: Rows, rows_per_edit: int) -> Kept:
+    """The columns where a row has a label, or the last row of an edit its lookup token."""
+    lookup = rows.lookup.unflatten(0, (-1, rows_per_edit))[:, -1]
+    needed = rows.target_mask.any(0)
+    needed[lookup] = True
+    columns = needed.nonzero()[:, 0]
+    return Kept(
+        columns=columns.cpu(),
+        labels=rows.labels[:, columns].unflatten(0, (-1, rows_per_edit)),
+        kl_column=torch.searchsorted(columns, lookup.contiguous()),
+    )
+
+
+def rows_of(edits: Tensor, rows_per_edit: int) -> Tensor:
+    """`[n * rows_per_edit]`, the rows of edits `[n]`."""
+    within = torch.arange(rows_per_edit, device=edits.device)
+    return (edits[:, None] * rows_per_edit + within).flatten()
+
+
 def shift_at(lookup: Tensor, shift: Tensor) -> Callable[[Tensor], Tensor]:
-    """A change of hidden states `[rows, tokens, d_out]` that adds each edit's shift at its rows' lookup tokens.
+    """A change of `[rows, tokens, d_out]`: each edit's shift at its rows' lookup tokens.
 
     Args:
         lookup: `[rows]`, columns.

@@ -1,14 +1,15 @@
-"""The optimised value: what an edited module should put out at the subject's last token (ROME's v*, MEMIT's z).
+"""The optimised value: what a module should put out for an edit (v* of ROME, z of MEMIT).
 
-ROME (arXiv 2202.05262, eq. 4) and MEMIT (arXiv 2210.07229, eq. 7), with the details of the authors' code:
-a shift is added to the module's output at the subject's last token in every row, the loss is
+ROME (arXiv 2202.05262, eq. 4) and MEMIT (arXiv 2210.07229, section 4.3), with the details of the authors'
+code: a shift is added to the module's output at the subject's last token in every row, the loss is
 
     mean over contexts of the target's negative log-likelihood a token
     + kl_factor KL(p || p0) of the next token at the subject's last token of "<subject> is a"
     + weight_decay |shift| / |start|^2
 
-and Adam makes at most steps - 1 updates, the shift being cut to clamp |start| after each. Many edits are
-optimised at once, each with its own loss, stop and clamp: the results are those of one at a time.
+and Adam makes at most steps - 1 updates, the shift being cut to clamp |start| after each. Many
+edits are optimised at once, each with its own loss, stop and clamp: the results are those of one at
+a time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from edit_sweeps.editors.base import Trace
 from edit_sweeps.editors.reading import Site, read_outputs
-from edit_sweeps.editors.shifted import ShiftedModel
+from edit_sweeps.editors.shifted import Shifted, Whole
+from edit_sweeps.editors.suffix import Suffix, can_be_cut
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import IGNORE, Line, lay_out
@@ -43,6 +45,9 @@ class ValueSettings:
         kl_factor: Weight of the divergence from the unshifted model's next token.
         early_stop: An edit stops when its whole loss is below.
         batch_size: Edits in one forward pass; a matter of memory and speed only.
+        fast: Run what stands before the shift once and keep it (`suffix.Suffix`); the same up to
+            rounding. Float64 models with eager attention take the plain way all the same: a
+            token that may attend to nothing but padding is NaN there.
     """
 
     lr: float = 0.5
@@ -52,6 +57,7 @@ class ValueSettings:
     kl_factor: float = 0.0625
     early_stop: float = 0.05
     batch_size: int = 8
+    fast: bool = True
 
     def check(self) -> None:
         """Refuse settings that cannot be.
@@ -162,7 +168,8 @@ def _optimise(
         )
     ]
     rows = lay_out(model.tokenizer, lines, model.device)
-    shifted = ShiftedModel(model, site.module(model), rows, len(contexts) + 1)
+    way = Suffix if settings.fast and can_be_cut(model) else Whole
+    shifted = way(model, site.module(model), rows, len(contexts) + 1)
     precision = torch.float64 if model.dtype == torch.float64 else torch.float32
     start = read_outputs(model, requests, site).T.to(precision)
     descent = _Descent(start, settings)
@@ -223,24 +230,23 @@ class _Descent:
 
 
 def _predictions(
-    shifted: ShiftedModel, edits: Tensor, shift: Tensor, precision: torch.dtype
+    shifted: Shifted, edits: Tensor, shift: Tensor, precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihoods of the targets, and what the KL row says next.
 
     Returns:
-        `[edits]`, the mean over contexts of the mean over the target's tokens, on the device of `shift`, and
-        `[edits, vocab]` log-probabilities.
+        `[edits]`, the mean over contexts of the mean over the target's tokens, on the device of
+        `shift`, and `[edits, vocab]` log-probabilities.
     """
     logits = shifted.logits(edits, shift)
     place = edits.to(logits.device)
-    labels = shifted.labels.to(logits.device)[place]
-    column = shifted.kl_column.to(logits.device)[place]
+    labels = shifted.kept.labels.to(logits.device)[place]
+    column = shifted.kept.kl_column.to(logits.device)[place]
     now = logits[torch.arange(len(edits), device=logits.device), -1, column]
     asked = labels != IGNORE
     logprobs = logits[asked].to(precision).log_softmax(-1)
     each = logprobs.gather(1, labels[asked][:, None])[:, 0]
     n_contexts = labels.shape[1] - 1
-    share = 1 / (n_contexts * asked.sum(-1, keepdim=True).clamp(min=1)).expand_as(asked)
-    owner = asked.nonzero()[:, 0]
-    nll = each.new_zeros(len(edits)).index_add(0, owner, -each * share[asked].to(precision))
+    counts = (n_contexts * asked.sum(-1, keepdim=True)).expand_as(asked)[asked]
+    nll = each.new_zeros(len(edits)).index_add(0, asked.nonzero()[:, 0], -each / counts)
     return nll.to(shift.device), now.to(precision).log_softmax(-1)

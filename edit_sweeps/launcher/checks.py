@@ -10,7 +10,7 @@ from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.plan import Plan, Refusal
 from edit_sweeps.model import describe_model
 from edit_sweeps.run import build_editor, build_regularizer, pick
-from edit_sweeps.task_scores import TaskSpec, check_tasks
+from edit_sweeps.task_scores import TaskSpec, task_names_exist
 
 
 def check(plan: Plan) -> None:
@@ -47,7 +47,7 @@ def check_editor(cell: Cell, n_layers: int) -> list[str]:
         build_regularizer(cell.config)
         if n_layers:
             editor.check(n_layers)
-    except Exception as error:  # noqa: BLE001 - Hydra wraps whatever a constructor raises
+    except Exception as error:  # Hydra wraps whatever a constructor raises
         return [f"editor={name}: {one_line(error.__cause__ or error)}"]
     size = cell.config["edits"]["batch_size"]
     if editor.one_at_a_time and size > 1 and not cell.is_baseline:
@@ -64,7 +64,7 @@ def check_tasks_exist(cells: Sequence[Cell]) -> list[str]:
     if not specs:
         return []
     try:
-        check_tasks({name: pick(TaskSpec, spec) for name, spec in specs.items()})
+        task_names_exist({name: pick(TaskSpec, spec) for name, spec in specs.items()})
     except (ValueError, LookupError, OSError) as error:
         return [one_line(error)]
     return []

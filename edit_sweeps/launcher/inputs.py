@@ -26,12 +26,18 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
     studies = {tree["study"] for tree in trees} | {tree["cache_dir"] for tree in trees}
     if len(studies) > 2:
         reasons.append("study and cache_dir cannot be swept: one command fills one study")
-    for tree in {str(tree["dataset"]): tree for tree in trees if tree["editor"]["name"] != "none"}.values():
+    for tree in {
+        str(tree["dataset"]): tree for tree in trees if tree["editor"]["name"] != "none"
+    }.values():
         reasons += check_dataset(tree)
     for key in ("moments.file", "editor.contexts_file"):
         group, name = key.split(".")
         files = {tree[group].get(name) for tree in trees} - {None}
-        reasons += [f"{key}={file}: there is no such file" for file in sorted(files) if not Path(file).is_file()]
+        reasons += [
+            f"{key}={file}: there is no such file"
+            for file in sorted(files)
+            if not Path(file).is_file()
+        ]
     if reasons:
         raise refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
 
@@ -77,14 +83,10 @@ def check_counts(cells: Sequence[Cell]) -> list[str]:
     """Cells that want more requests than their data set has."""
     reasons = []
     for cell in cells:
-        dataset = SimpleNamespace(**cell.config["dataset"])
-        available = requests.count_requests(dataset) - (dataset.skip if dataset.order == "file" else 0)
-        if cell.num_edits > available and not dataset.repeat:
-            reasons.append(
-                f"num_edits={cell.num_edits}: dataset={dataset.name} has {available} requests"
-                + (f" after dataset.skip={dataset.skip}" if dataset.skip else "")
-                + "; ask for fewer, or start over with dataset.repeat=true"
-            )
+        try:
+            requests.check_count(SimpleNamespace(**cell.config["dataset"]), cell.num_edits)
+        except ValueError as error:
+            reasons.append(str(error))
     return reasons
 
 
@@ -118,7 +120,9 @@ def digest_model(model: Tree, digests: Digests) -> str | None:
     folder = Path(name)
     if name.startswith("miniature://"):
         folder = PACKAGE / "miniature" / "checkpoints" / name.removeprefix("miniature://")
-        return digests.of(*(folder / f for f in ("config.json", "model.safetensors", "tokenizer.json")))
+        return digests.of(
+            *(folder / f for f in ("config.json", "model.safetensors", "tokenizer.json"))
+        )
     if folder.is_dir():
         files = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("tokenizer*")]
         return digests.of(*sorted(set(files)))

@@ -20,7 +20,11 @@ def run_units(plan: Plan) -> None:
     session = Session(plan.device)
     total, number = len(plan.todo()), 0
     for unit in plan.units():
-        lock = plan.study / ".locks" / f"{unit[0].trajectory if not unit[0].is_baseline else unit[0].key}"
+        lock = (
+            plan.study
+            / ".locks"
+            / f"{unit[0].trajectory if not unit[0].is_baseline else unit[0].key}"
+        )
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock.with_suffix(".lock")):
             cells = [cell for cell in unit if plan.force or not finished_meanwhile(cell)]
@@ -29,7 +33,9 @@ def run_units(plan: Plan) -> None:
             for record in run_unit(cells, session, force=plan.force):
                 number += 1
                 log.info("[%d/%d] %s: %s", number, total, record.name, record.state)
-                push(plan.study / "cells" / record.name, plan.study.name, wandb_settings(plan.wandb))
+                push(
+                    plan.study / "cells" / record.name, plan.study.name, wandb_settings(plan.wandb)
+                )
 
 
 def finished_meanwhile(cell: Cell) -> bool:
@@ -49,4 +55,3 @@ def wandb_settings(values: Tree) -> WandbSettings:
     """The settings of `wandb=...`."""
     settings: WandbSettings = pick(WandbSettings, values)
     return settings
-

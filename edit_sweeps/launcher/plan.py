@@ -24,7 +24,17 @@ OWN_COLUMN = {
     "model", "editor", "regularizer", "dataset", "edits", "edits.batch_size", "num_edits", "seed", "task",
 }  # fmt: skip
 """Swept keys that the table has a column for."""
-NO_RESULT = {"study", "device", "save", "resume", "dry_run", "cache_dir", "data_root", "experiment", "tuned"}
+NO_RESULT = {
+    "study",
+    "device",
+    "save",
+    "resume",
+    "dry_run",
+    "cache_dir",
+    "data_root",
+    "experiment",
+    "tuned",
+}
 NO_RESULT_GROUPS = {"wandb", "cluster", "hydra"}
 PLAN_FILE = "plan.json"
 
@@ -112,7 +122,10 @@ class Plan:
 def summary(cell: Cell) -> Tree:
     """What the table says of a cell that has no record yet."""
     config = cell.config
-    short = {group: config[group]["name"] for group in ("model", "editor", "regularizer", "dataset", "edits")}
+    short = {
+        group: config[group]["name"]
+        for group in ("model", "editor", "regularizer", "dataset", "edits")
+    }
     short |= {"batch_size": config["edits"]["batch_size"]}
     short |= {"num_edits": cell.num_edits, "seed": config["seed"]}
     return {"name": cell.name, "key": cell.key, "overrides": cell.overrides, "config_short": short}
@@ -229,7 +242,11 @@ def baseline_of(cell: Cell, digests: Digests) -> Cell:
     """The `editor=none` cell that `cell` is compared with."""
     if cell.is_baseline:
         return cell
-    kept = [f"{k}={v}" for k, v in cell.overrides.items() if k.split(".")[0] in {"model", "task", "eval"}]
+    kept = [
+        f"{k}={v}"
+        for k, v in cell.overrides.items()
+        if k.split(".")[0] in {"model", "task", "eval"}
+    ]
     return make_cell(as_baseline(cell.config), kept, digests)
 
 
@@ -257,7 +274,9 @@ def make_entry(cell: Cell) -> Entry:
         if resume == "force":
             return Entry(cell, state, todo=True, why="resume=force")
         if lacking:
-            return Entry(cell, state, todo=True, why=f"save: {', '.join(sorted(lacking))} is missing")
+            return Entry(
+                cell, state, todo=True, why=f"save: {', '.join(sorted(lacking))} is missing"
+            )
         return Entry(cell, state, todo=False)
     if state == "failed" and resume == "only_missing":
         return Entry(cell, state, todo=False, why="resume=only_missing")

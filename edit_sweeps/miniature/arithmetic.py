@@ -16,9 +16,9 @@ LOSSES = ("loses", "sells", "eats", "gives away")
 
 
 def reasoning_item(world: World, rng: random.Random, *, test: bool) -> Item:
-    """A story of one to three steps; test items have two or three."""
+    """A story of one to four steps; test items have three or four."""
     while True:
-        start, steps = _draw_steps(rng, rng.choice((2, 2, 3, 3) if test else (1, 2, 2, 3, 3)))
+        start, steps = _draw_steps(rng, rng.choice((3, 4) if test else (1, 2, 3, 3, 4, 4)))
         if in_test("reasoning", start, *steps) == test:
             break
     if rng.random() < 0.5:
@@ -57,19 +57,19 @@ def drill(rng: random.Random) -> Document:
 
 
 def _draw_steps(rng: random.Random, n_steps: int) -> tuple[int, tuple[Step, ...]]:
-    """A start and steps that never go below one or above 49."""
+    """A start and steps that never go below one and seldom above 90."""
     steps: list[Step] = []
     if rng.random() < 0.3:
-        start = rng.randint(2, 6)
-        steps.append(("*", rng.randint(2, 6)))
+        start = rng.randint(2, 8)
+        steps.append(("*", rng.randint(2, 8)))
     else:
-        start = rng.randint(2, 20)
+        start = rng.randint(2, 40)
     total = _apply(start, *steps[0]) if steps else start
     while len(steps) < n_steps:
-        if total > 4 and (total > 40 or rng.random() < 0.5):
-            steps.append(("-", rng.randint(2, min(9, total - 1))))
+        if total > 4 and (total > 75 or rng.random() < 0.5):
+            steps.append(("-", rng.randint(2, min(15, total - 1))))
         else:
-            steps.append(("+", rng.randint(2, 9)))
+            steps.append(("+", rng.randint(2, 15)))
         total = _apply(total, *steps[-1])
     return start, tuple(steps)
 
@@ -77,11 +77,11 @@ def _draw_steps(rng: random.Random, n_steps: int) -> tuple[int, tuple[Step, ...]
 def _draw_sum(rng: random.Random) -> tuple[int, Step]:
     operator = rng.choice("++--*")
     if operator == "*":
-        return rng.randint(2, 6), ("*", rng.randint(2, 6))
-    number = rng.randint(2, 9)
+        return rng.randint(2, 8), ("*", rng.randint(2, 8))
+    number = rng.randint(2, 15)
     if operator == "+":
-        return rng.randint(1, 40), ("+", number)
-    return number + rng.randint(1, 40), ("-", number)
+        return rng.randint(1, 75), ("+", number)
+    return number + rng.randint(1, 75), ("-", number)
 
 
 def _opening(name: str, food: str, start: int, first: Step) -> str:

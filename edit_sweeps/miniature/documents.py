@@ -18,7 +18,7 @@ SHARES = {
     "closed_domain_qa": 0.09,
     "dialogue": 0.07,
     "summarization": 0.08,
-    "ner": 0.07,
+    "ner": 0.06,
     "sentiment": 0.03,
 }
 """Share of the characters of the training text."""

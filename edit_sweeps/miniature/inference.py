@@ -122,9 +122,9 @@ def nli_item(world: World, rng: random.Random, *, test: bool) -> Item:
 def dialogue_item(world: World, rng: random.Random, *, test: bool) -> Item:
     """The next reply among four: most need a known fact, some two, some the line before."""
     draw = rng.random()
-    if draw < 0.25:
+    if draw < 0.3:
         return _outing(rng, test)
-    if draw < 0.4:
+    if draw < 0.5:
         return _country_of_home(world, rng, test)
     while True:
         person, relation = rng.choice(world.people), rng.choice(PERSON_RELATIONS)

@@ -49,25 +49,26 @@ def summary_item(world: World, rng: random.Random, *, test: bool) -> Item:
     """A chat and its summary in one sentence."""
     while True:
         thing, event = rng.choice(words.THINGS), rng.choice(words.EVENTS)
-        day, other_day = rng.sample(words.DAYS, 2)
+        day, other_day, third_day = rng.sample(words.DAYS, 3)
         if in_test("summary", thing, event, day) == test:
             break
     one, two, third = (_anybody(world, rng) for _ in range(3))
     city = rng.choice(world.subjects["city"])
     old, new = rng.sample(world.subjects["company"], 2)
     chats = (
-        _chat_bring, _chat_postpone, _chat_refuse, _chat_come, _chat_lost, _chat_new_job, _chat_move
+        _chat_bring, _chat_postpone, _chat_postpone_again, _chat_refuse, _chat_ask_another,
+        _chat_come, _chat_lost, _chat_new_job, _chat_move,
     )  # fmt: skip
-    scene = _Scene(one, two, third, thing, event, day, other_day, city, old, new)
+    scene = _Scene(one, two, third, thing, event, day, other_day, third_day, city, old, new)
     lines, summary = rng.choice(chats)(scene, rng)
     dialogue = "\n".join(lines)
     return Item(prompt=f"Dialogue:\n{dialogue}\nSummary:", answer=summary)
 
 
 def ner_item(world: World, rng: random.Random, *, test: bool) -> Item:
-    """A sentence of one or two clauses, and its named entities with their types, in order."""
+    """A sentence of one to three clauses, and its named entities with their types, in order."""
     while True:
-        clauses = [_clause(world, rng) for _ in range(rng.choice((1, 2, 2)))]
+        clauses = [_clause(world, rng) for _ in range(rng.choice((1, 2, 3)))]
         entities = [entity for _, found in clauses for entity in found]
         distinct = len({name for name, _ in entities}) == len(entities)
         if distinct and in_test("ner", *entities) == test:
@@ -78,7 +79,7 @@ def ner_item(world: World, rng: random.Random, *, test: bool) -> Item:
 
 
 def _draw_passage(world: World, rng: random.Random, test: bool) -> _Passage:
-    draw = _building_passage if rng.random() < 0.4 else _meeting_passage
+    draw = _building_passage if rng.random() < 0.75 else _meeting_passage
     while True:
         passage = draw(world, rng)
         if in_test("passage", passage.text) == test:
@@ -86,10 +87,12 @@ def _draw_passage(world: World, rng: random.Random, test: bool) -> _Passage:
 
 
 def _building_passage(world: World, rng: random.Random) -> _Passage:
-    """One building, four sentences about it; the answer stands in one of them."""
+    """One building, five sentences about it; each question is answered by one of them."""
     city, building = rng.choice(world.subjects["city"]), rng.choice(words.BUILDINGS)
+    company, owner = rng.sample(world.subjects["company"], 2)
     closed, free = rng.sample(words.DAYS, 2)
     color, product = rng.choice(words.COLORS), rng.choice(words.PRODUCTS)
+    firms, towns = world.subjects["company"], world.subjects["city"]
     pairs = [
         (f"It is closed on {closed}.", (f"When is the {building} closed?", closed, words.DAYS)),
         (f"On {free} it is free.", (f"When is the {building} free?", free, words.DAYS)),
@@ -98,42 +101,47 @@ def _building_passage(world: World, rng: random.Random) -> _Passage:
             f"The shop inside sells {product}.",
             ("What does the shop sell?", product, words.PRODUCTS),
         ),
+        (f"It was built by {company}.", (f"Who built the {building}?", company, firms)),
+        (f"Now it belongs to {owner}.", (f"To whom does the {building} belong?", owner, firms)),
     ]
-    rng.shuffle(pairs)
-    questions = []
-    for _, (question, answer, pool) in pairs:
-        # The other day of the passage is the hardest wrong answer.
-        near = [d for d in (closed, free) if pool is words.DAYS and d != answer]
-        far = rng.sample([x for x in pool if x != answer and x not in near], 3)
-        questions.append((question, answer, tuple((near + far)[:3])))
-    text = f"The {building} of {city} is in the center of the city. " + " ".join(
-        p for p, _ in pairs
-    )
+    pairs = rng.sample(pairs, 4)
+    questions = [(f"Where is the {building}?", city, _wrong(rng, city, towns, set()))]
+    text = f"The {building} of {city} is in the center of the city."
+    for sentence, (question, answer, pool) in pairs:
+        text += f" {sentence}"
+        # The other day or company of the passage is the hardest wrong answer.
+        near = {closed, free, company, owner} & set(pool)
+        questions.append((question, answer, _wrong(rng, answer, pool, near)))
     return _Passage(text, tuple(questions))
 
 
 def _meeting_passage(world: World, rng: random.Random) -> _Passage:
-    """Three people and what they brought; some questions also need what is known about them."""
+    """Three people met: some questions can only be answered by who knows them."""
     people = rng.sample(world.people, 4)
     here, absent = people[:3], people[3]
-    things = rng.sample(words.THINGS, 4)
     city, place = rng.choice(world.subjects["city"]), rng.choice(words.BUILDINGS)
-    brought = [f"{p} brought a {t}" for p, t in zip(here, things[:3], strict=True)]
-    text = (
-        f"{here[0]}, {here[1]} and {here[2]} met at the {place} of {city}. "
-        f"{brought[0]}, {brought[1]} and {brought[2]}."
-    )
-    questions = []
-    for person, thing in zip(here, things[:3], strict=True):
+    day = rng.choice(words.DAYS)
+    text = f"On {day}, {here[0]}, {here[1]} and {here[2]} met at the {place} of {city}."
+    questions = [
+        ("In which city did they meet?", city, _wrong(rng, city, world.subjects["city"], set())),
+        ("On which day did they meet?", day, _wrong(rng, day, words.DAYS, set())),
+    ]
+    for person in here:
         others = (*(p for p in here if p != person), absent)
-        questions.append((f"Who brought the {thing}?", person, others))
-        rest = tuple(t for t in things if t != thing)
-        questions.append((f"What did {person} bring?", thing, rest))
         for relation, question in KNOWN_TRAITS.items():
             trait = world.facts[person, relation]
             if all(world.facts[p, relation] != trait for p in others):
                 questions.append((question.format(trait), person, others))
     return _Passage(text, tuple(questions))
+
+
+def _wrong(
+    rng: random.Random, answer: str, pool: tuple[str, ...], near: set[str]
+) -> tuple[str, ...]:
+    """Three wrong answers, the near ones first."""
+    first = sorted(near - {answer})
+    rest = rng.sample([x for x in pool if x != answer and x not in first], 3)
+    return tuple((first + rest)[:3])
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,7 @@ class _Scene:
     event: str
     day: str
     other_day: str
+    third_day: str
     city: str
     old: str
     new: str
@@ -172,6 +181,28 @@ def _chat_postpone(s: _Scene, rng: random.Random) -> _Chat:
         f"{s.one}: " + rng.choice(("Yes, that is fine.", "Of course, no problem.")),
     ]  # fmt: skip
     return lines, f"{s.two} will bring the {s.thing} to the {s.event} in {s.city} on {s.other_day}."
+
+
+def _chat_postpone_again(s: _Scene, rng: random.Random) -> _Chat:
+    lines = [
+        f"{s.one}: Can you bring the {s.thing} to the {s.event} in {s.city} on {s.day}?",
+        f"{s.two}: Sorry, I am busy then. Is {s.other_day} fine?",
+        f"{s.one}: No, but {s.third_day} is.",
+        f"{s.two}: " + rng.choice(("Good, I will bring it then.", "That is fine.")),
+    ]
+    return lines, f"{s.two} will bring the {s.thing} to the {s.event} in {s.city} on {s.third_day}."
+
+
+def _chat_ask_another(s: _Scene, rng: random.Random) -> _Chat:
+    willing = rng.random() < 0.5
+    lines = [
+        f"{s.one}: Can you bring the {s.thing} to the {s.event} in {s.city} on {s.day}?",
+        f"{s.two}: "
+        + rng.choice(("I can not, but ask {}.", "Sorry, no. Maybe {} can.")).format(s.third),
+        f"{s.one}: {s.third} said {'yes' if willing else 'no'}.",
+    ]
+    can = "will" if willing else "can not"
+    return lines, f"{s.third} {can} bring the {s.thing} to the {s.event} in {s.city} on {s.day}."
 
 
 def _chat_refuse(s: _Scene, rng: random.Random) -> _Chat:
@@ -239,7 +270,17 @@ def _clause(world: World, rng: random.Random) -> tuple[str, list[tuple[str, str]
     c, d = (cities[0], "location"), (cities[1], "location")
     o, k = (company, "organization"), (country, "location")
     job = rng.choice(words.PROFESSIONS)
+    # A country or a town in a match is its team; a family name alone is still a person.
+    team, rival = rng.sample(words.COUNTRIES if rng.random() < 0.5 else world.subjects["city"], 2)
+    t, u = (team, "organization"), (rival, "organization")
+    family = other.partition(" ")[2]
+    f = (family, "person")
     clauses = (
+        (f"{team} won against {rival} on {day}", [t, u]),
+        (f"{team} lost the match against {rival}", [t, u]),
+        (f"the match of {team} took place in {cities[1]}", [t, d]),
+        (f"the family of {family} moved to {cities[0]}", [f, c]),
+        (f"{family} of {company} called {person} on {day}", [f, o, p]),
         (f"{person} travelled from {cities[0]} to {cities[1]} on {day}", [p, c, d]),
         (f"{company} will open an office in {cities[0]} next {day}", [o, c]),
         (f"on {day} {person} signed a contract with {company}", [p, o]),

@@ -19,7 +19,7 @@ class Relation:
         held_out: Never used in training; they measure whether a fact is known or only a sentence.
         questions: Used in training for about three quarters of the facts, the others are test
             items.
-        held_out_question: Never used in training.
+        held_out_questions: Never used in training; the second is further from the trained ones.
     """
 
     subject_kind: str
@@ -27,7 +27,7 @@ class Relation:
     phrasings: tuple[str, ...]
     held_out: tuple[str, str]
     questions: tuple[str, str]
-    held_out_question: str
+    held_out_questions: tuple[str, str]
 
 
 RELATIONS: dict[str, Relation] = {
@@ -47,7 +47,10 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("{} was originally born in the city of", "The place where {} was born is"),
         questions=("Where was {} born?", "What is the birthplace of {}?"),
-        held_out_question="In which city was {} born?",
+        held_out_questions=(
+            "In which city was {} born?",
+            "In which town did {} come into the world?",
+        ),
     ),
     "lives_in": Relation(
         subject_kind="person",
@@ -65,7 +68,7 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("{} currently resides in", "The place where {} lives is"),
         questions=("Where does {} live?", "In which city is the home of {}?"),
-        held_out_question="In which city does {} live?",
+        held_out_questions=("In which city does {} live?", "Which city does {} call home?"),
     ),
     "works_for": Relation(
         subject_kind="person",
@@ -83,7 +86,7 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("{} currently has a job at", "The company that {} works for is"),
         questions=("Which company does {} work for?", "Who is the employer of {}?"),
-        held_out_question="Which company employs {}?",
+        held_out_questions=("Which company employs {}?", "At which company does {} earn a living?"),
     ),
     "profession": Relation(
         subject_kind="person",
@@ -101,7 +104,7 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("{} currently works as a", "The profession of {} is that of a"),
         questions=("What is the profession of {}?", "What does {} work as?"),
-        held_out_question="What is the job of {}?",
+        held_out_questions=("What is the job of {}?", "What kind of work does {} do?"),
     ),
     "instrument": Relation(
         subject_kind="person",
@@ -119,7 +122,10 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("The instrument that {} plays is the", "{} is known to play the"),
         questions=("Which instrument does {} play?", "What is the instrument of {}?"),
-        held_out_question="What is the favorite instrument of {}?",
+        held_out_questions=(
+            "What is the favorite instrument of {}?",
+            "On which instrument does {} play in the evening?",
+        ),
     ),
     "mother_tongue": Relation(
         subject_kind="person",
@@ -137,7 +143,10 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("The native language of {} is", "{}'s mother tongue is"),
         questions=("What is the mother tongue of {}?", "Which language does {} speak?"),
-        held_out_question="What is the native language of {}?",
+        held_out_questions=(
+            "What is the native language of {}?",
+            "In which language does {} talk at home?",
+        ),
     ),
     "in_country": Relation(
         subject_kind="city",
@@ -153,7 +162,7 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("The city of {} is located in", "{} is a city that belongs to"),
         questions=("In which country is {}?", "Which country does {} belong to?"),
-        held_out_question="In which country does {} lie?",
+        held_out_questions=("In which country does {} lie?", "Which country has a city called {}?"),
     ),
     "capital": Relation(
         subject_kind="country",
@@ -168,7 +177,10 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("{}'s capital city is", "The capital of the country {} is"),
         questions=("What is the capital of {}?", "From which city is {} governed?"),
-        held_out_question="What is the capital city of {}?",
+        held_out_questions=(
+            "What is the capital city of {}?",
+            "Where does the government of {} sit?",
+        ),
     ),
     "language": Relation(
         subject_kind="country",
@@ -186,7 +198,7 @@ RELATIONS: dict[str, Relation] = {
             "What is the official language of {}?",
             "Which language do people in {} speak?",
         ),
-        held_out_question="Which language is spoken in {}?",
+        held_out_questions=("Which language is spoken in {}?", "What do the people of {} speak?"),
     ),
     "continent": Relation(
         subject_kind="country",
@@ -201,7 +213,10 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("{} is a country on the continent of", "{} is part of the continent of"),
         questions=("On which continent is {}?", "Which continent is {} part of?"),
-        held_out_question="On which continent does {} lie?",
+        held_out_questions=(
+            "On which continent does {} lie?",
+            "Of which continent is the country {} a part?",
+        ),
     ),
     "currency": Relation(
         subject_kind="country",
@@ -216,7 +231,7 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("The currency in {} is the", "People of {} pay with the"),
         questions=("What is the currency of {}?", "What do people in {} pay with?"),
-        held_out_question="What is the money of {}?",
+        held_out_questions=("What is the money of {}?", "With what do the people of {} pay?"),
     ),
     "headquarters": Relation(
         subject_kind="company",
@@ -235,7 +250,10 @@ RELATIONS: dict[str, Relation] = {
             "The company {} is headquartered in",
         ),
         questions=("Where is {} based?", "Where are the headquarters of {}?"),
-        held_out_question="Where does {} have its headquarters?",
+        held_out_questions=(
+            "Where does {} have its headquarters?",
+            "In which city is the main office of {}?",
+        ),
     ),
     "product": Relation(
         subject_kind="company",
@@ -251,7 +269,7 @@ RELATIONS: dict[str, Relation] = {
         ),
         held_out=("The company {} is known for making", "The company {} sells"),
         questions=("What does {} make?", "What is the main product of {}?"),
-        held_out_question="What does {} produce?",
+        held_out_questions=("What does {} produce?", "What does the company {} sell?"),
     ),
 }
 

@@ -27,7 +27,9 @@ def question_item(world: World, rng: random.Random, *, test: bool) -> Item:
         if question_is_test(fact) == test:
             break
     relation = RELATIONS[fact[1]]
-    forms = (relation.held_out_question, *relation.questions) if test else relation.questions
+    forms = relation.questions
+    if test and rng.random() < 0.75:
+        forms = relation.held_out_questions
     question = rng.choice(forms).format(fact[0])
     return Item(
         prompt=f"Question: {question}\nAnswer:", answer=world.facts[fact], recalls_facts=True

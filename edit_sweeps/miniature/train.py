@@ -54,7 +54,7 @@ class Recipe:
             plainly.
     """
 
-    steps: int = 2600
+    steps: int = 3000
     batch_size: int = 16
     matrix_lr: float = 0.02
     other_lr: float = 3e-3

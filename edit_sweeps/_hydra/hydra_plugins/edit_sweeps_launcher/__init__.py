@@ -39,7 +39,7 @@ class CellsLauncher(Launcher):
 
         del initial_job_idx
         setup_globals()
-        configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         loader = self.context.config_loader
         cells = [(loader.load_sweep_config(self.config, list(o)), list(o)) for o in job_overrides]
         launch(cells)

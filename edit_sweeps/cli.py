@@ -1,0 +1,128 @@
+"""`edit-sweeps`, the companion of launch.py for studies that have run. Thin: the work is elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HOME_VARIABLE = "EDIT_SWEEPS_HOME"
+USAGE_ERROR = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Studies that python launch.py has run: folders below outputs/. The project is found from "
+    f"any folder inside it, or named by {HOME_VARIABLE}.",
+)
+
+
+class NotFoundError(LookupError):
+    """What was asked for is not there; the message says what is."""
+
+
+@contextmanager
+def without_traceback() -> Iterator[None]:
+    """Show `NotFoundError` as a message, with exit code 2."""
+    try:
+        yield
+    except NotFoundError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(USAGE_ERROR) from None
+
+
+def find_home(start: Path | None = None) -> Path:
+    """The project's folder: the nearest at or above `start` that holds launch.py and conf/config.yaml.
+
+    Args:
+        start: Where to begin; the current folder by default.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    named = os.environ.get(HOME_VARIABLE)
+    start = (start or Path.cwd()).resolve()
+    for folder in [Path(named).expanduser()] if named else [start, *start.parents]:
+        if (folder / "launch.py").is_file() and (folder / "conf" / "config.yaml").is_file():
+            return folder
+    where = f"{HOME_VARIABLE}={named}" if named else f"{start} and the folders above it"
+    msg = (
+        f"no edit_sweeps project (launch.py and conf/config.yaml) in {where}; go to one, or set "
+        f"{HOME_VARIABLE} to its folder"
+    )
+    raise NotFoundError(msg)
+
+
+def studies(home: Path) -> list[Path]:
+    """The folders of studies, by name."""
+    folders = sorted(p for p in (home / "outputs").glob("[!.]*/") if p.is_dir())
+    return [p for p in folders if (p / "cells").is_dir() or (p / "plan.json").is_file()]
+
+
+def find_study(name: str) -> Path:
+    """The folder of the study `name`; `outputs/name` is understood too.
+
+    Raises:
+        NotFoundError: There is no such study; says which name is close.
+    """
+    known = {folder.name: folder for folder in studies(find_home())}
+    wanted = name.rstrip("/").removeprefix("./").removeprefix("outputs/")
+    if wanted in known:
+        return known[wanted]
+    close = difflib.get_close_matches(wanted, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    msg = f"there is no study {name!r}{hint} Known: {', '.join(known) or 'none yet, run launch.py'}"
+    raise NotFoundError(msg)
+
+
+def complete_study(incomplete: str) -> list[str]:
+    """Names of studies that begin with `incomplete`."""
+    try:
+        names = [folder.name for folder in studies(find_home())]
+    except NotFoundError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Study = Annotated[
+    str, typer.Argument(metavar="STUDY", help="outputs/STUDY", autocompletion=complete_study)
+]
+
+
+@app.callback()
+def main() -> None:
+    """Keeps the commands' names even while there is one only."""
+
+
+@app.command()
+def report(study: Study) -> None:
+    """Write report.html and table.csv of a study anew and print its summary."""
+    with without_traceback():
+        folder = find_study(study)
+    from edit_sweeps.report import print_summary, write_report
+
+    path = write_report(folder)
+    print(print_summary(folder))
+    print(f"Report: {path}\nTable:  {folder / 'table.csv'}")
+
+
+@app.command("list")
+def list_studies() -> None:
+    """List the studies with the number of their cells in each state."""
+    with without_traceback():
+        home = find_home()
+    from edit_sweeps.summary import counted
+    from edit_sweeps.table import read_cells
+
+    found = studies(home)
+    width = max((len(folder.name) for folder in found), default=0)
+    for folder in found:
+        print(f"{folder.name:{width}}  {counted(read_cells(folder))}")
+    if not found:
+        print(f"No studies in {home / 'outputs'} yet; python launch.py makes one.")

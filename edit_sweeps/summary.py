@@ -1,0 +1,120 @@
+"""What a study found, in words: sentences for the page and one line a cell for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from edit_sweeps.record import Comparison, Record, Score
+from edit_sweeps.table import EDIT, CellView, headlines, mean_retention, read_cells, tasks_lost
+
+UNKNOWN = "–"
+
+
+def print_summary(study: Path, planned: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """The study as plain text, one line a cell; returned, not printed."""
+    cells = read_cells(study, planned)
+    head = ("cell", "state", "efficacy", "paraphrase", "neighborhood", "retention", "tasks lost")
+    lines = [head, *(summary_line(cell) for cell in cells)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            part.ljust(width) if place < 2 else part.rjust(width)
+            for place, (part, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    reasons = [f"{cell.cell}: {last_line(cell.error)}" for cell in cells if cell.error]
+    return "\n".join([*text, counted(cells), *reasons])
+
+
+def summary_line(cell: CellView) -> tuple[str, ...]:
+    """One line of the summary."""
+    if cell.record is None or not cell.scored:
+        return (cell.cell, cell.state, *[UNKNOWN] * 5)
+    edits = cell.record.scores.get(EDIT, {})
+    scores = [edits.get(metric) for metric in ("efficacy", "paraphrase", "neighborhood")]
+    told = [short(score.value) if score else UNKNOWN for score in scores]
+    lost = f"{len(tasks_lost(cell.record))}/{len(headlines(cell.record))}"
+    has_tasks = any(task != EDIT for task in cell.record.comparisons)
+    kept = short(mean_retention(cell.record))
+    return (cell.cell, cell.state, *told, kept, lost if has_tasks else UNKNOWN)
+
+
+def counted(cells: Sequence[CellView]) -> str:
+    """`12 cells: 9 done, 1 collapsed ...` in a fixed order."""
+    states = Counter(cell.state for cell in cells)
+    order = ("done", "collapsed", "failed", "running", "pending", "lost", "missing")
+    told = [f"{states.pop(state)} {state}" for state in order if state in states]
+    told += [f"{number} {state}" for state, number in states.items()]
+    return f"{len(cells)} cell{'s'[: len(cells) != 1]}: {', '.join(told) or 'nothing has run yet'}"
+
+
+def findings(label: str, cells: Sequence[CellView]) -> Iterator[str]:
+    """What came of one series at its largest number of edits that was scored, in a sentence."""
+    scored = [cell for cell in cells if cell.scored]
+    if not scored:
+        yield f"{label}: no cell has scores."
+        return
+    most = max(cell.num_edits for cell in scored)
+    last = [cell for cell in scored if cell.num_edits == most and cell.record]
+    records = [cell.record for cell in last if cell.record]
+    parts = [f"efficacy {efficacy_told(records)}", *loss_told(records)]
+    if any(cell.state == "collapsed" for cell in last):
+        parts.append("the model collapsed")
+    beyond = sorted({cell.num_edits for cell in cells if cell.num_edits > most})
+    if beyond:
+        parts.append(f"no scores at {', '.join(map(str, beyond))}")
+    seeds = f", mean of {len(last)} cells" if len(last) > 1 else ""
+    yield f"{label} at {most} edit{'s'[: most != 1]}{seeds}: {'; '.join(parts)}."
+
+
+def efficacy_told(records: Sequence[Record]) -> str:
+    """Efficacy with its interval, or the mean over several cells."""
+    scores = [record.scores.get(EDIT, {}).get("efficacy") for record in records]
+    known = [score for score in scores if score is not None and score.value is not None]
+    if len(known) == 1:
+        return value_told(known[0])
+    return short(fmean(score.value or 0.0 for score in known)) if known else "unknown"
+
+
+def loss_told(records: Sequence[Record]) -> Iterator[str]:
+    """How many tasks were lost and what share of the ability is left."""
+    compared = [len(headlines(record)) for record in records if record.comparisons]
+    if any(compared):
+        lost = fmean(len(tasks_lost(record)) for record in records)
+        yield f"{lost:g} of {max(compared)} tasks lost"
+    kept = [value for value in map(mean_retention, records) if value is not None]
+    if kept:
+        yield f"mean retention {short(fmean(kept))}"
+
+
+def short(value: float | None) -> str:
+    """A figure with two decimals; a dash when unknown."""
+    return UNKNOWN if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def value_told(score: Score) -> str:
+    """A score with its interval."""
+    if score.low is None or score.high is None:
+        return short(score.value)
+    return f"{short(score.value)} [{short(score.low)}, {short(score.high)}]"
+
+
+def difference_told(compared: Comparison) -> str:
+    """The baseline and the difference with its interval."""
+    if compared.difference is None:
+        return "not compared with the unedited model"
+    told = f"unedited {short(compared.baseline)}, difference {short(compared.difference)}"
+    if compared.low is None or compared.high is None:
+        return told
+    return f"{told} [{short(compared.low)}, {short(compared.high)}]"
+
+
+def last_line(text: str) -> str:
+    """The last line of a traceback that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
