@@ -77,8 +77,8 @@ def edits_label(cell: CellView) -> str:
 def series_of(cells: Iterable[CellView]) -> list[Series]:
     """The cells of one model, baselines left out, grouped by what was edited and how.
 
-    A label holds only what differs between them and is not empty. The editor decides the colour, the rest the dash;
-    with one editor the rest decides the colour.
+    A label holds only what differs between them and is not empty. The editor decides the colour,
+    the rest the dash; with one editor the rest decides the colour.
     """
     groups: dict[tuple[str, ...], list[CellView]] = {}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""`edit-sweeps`, the companion of launch.py for studies that have run. Thin: the work is elsewhere."""
+"""`edit-sweeps`, the companion of launch.py for studies that have run. The work is elsewhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def without_traceback() -> Iterator[None]:
 
 
 def find_home(start: Path | None = None) -> Path:
-    """The project's folder: the nearest at or above `start` that holds launch.py and conf/config.yaml.
+    """The project's folder: the nearest, from `start` upwards, with launch.py and conf/config.yaml.
 
     Args:
         start: Where to begin; the current folder by default.

@@ -129,11 +129,12 @@ def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Recor
     attempt.seconds |= {f"task/{name}": s for name, s in results.seconds.items()}
     record.scores |= results.scores
     record.errors |= results.errors
+    record.counts |= {f"prompts_cut/{task}": n for task, n in results.cut.items() if n}
     record.comparisons |= compare_tasks(record, load_baseline(cell))
     record.state = "collapsed" if record.health["collapsed"] else "done"
     save_artefacts(cell, model, ledger)
     ledger.revert()
-    record.provenance = attempt.finish(model)
+    record.provenance = attempt.finish(model) | {"prompt_hashes": results.prompt_hashes}
     record.save(cell.folder)
     if cell.is_baseline:
         store_baseline(cell)

@@ -92,8 +92,8 @@ def read_cells(study: Path, planned: Sequence[Mapping[str, Any]] | None = None) 
 
     Args:
         study: `outputs/<study>`.
-        planned: Entries `{name, key, overrides, config_short}` and optionally `state`; None reads the
-            study's plan.json, if there is one.
+        planned: Entries `{name, key, overrides, config_short}` and optionally `state`; None reads
+            the study's plan.json, if there is one.
     """
     known = {
         str(entry["name"]): entry for entry in (read_plan(study) if planned is None else planned)
@@ -180,7 +180,7 @@ def plain_overrides(overrides: Mapping[str, Any]) -> str:
 
 
 def rows(study: Path, planned: Sequence[Mapping[str, Any]] | None = None) -> list[Row]:
-    """The tidy table of `study`; each row has exactly the keys `COLUMNS`, None for what is unknown."""
+    """The tidy table of `study`; each row has the keys `COLUMNS`, None for what is unknown."""
     return [row for view in read_cells(study, planned) for row in rows_of(view)]
 
 

@@ -7,6 +7,7 @@ import random
 import pytest
 from lm_eval.api.model import LM
 
+from edit_sweeps import live_lm
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec
 
 PEOPLE = ["Marlow", "Ingrid", "Danielle", "Halden", "Ostravia", "Léon", "Paris", "Velmora"]
@@ -176,6 +177,8 @@ class Oracle(LM):
         return [0.0 for _ in requests]
 
 
-@contextlib.contextmanager
-def oracle(*_, **__):
-    yield Oracle()
+@pytest.fixture
+def oracle(monkeypatch):
+    """Whatever model is scored, `Oracle` answers."""
+    monkeypatch.setattr(live_lm, "live", lambda *_, **__: contextlib.nullcontext(Oracle()))
+    monkeypatch.setattr(Bench, "_dead", lambda self, model: False)

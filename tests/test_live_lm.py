@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from edit_sweeps import live_lm
 from edit_sweeps.untouched import untouched_rng
-from tests.task_folder import documents
 
 pytest_plugins = ["tests.task_folder"]
 
@@ -30,10 +29,11 @@ class Request:
     args: tuple
 
 
-def test_a_generation_row_stops_on_its_own_and_answers_as_if_alone(tiny_model):
+def test_a_generation_row_stops_on_its_own_and_answers_as_if_alone(everything, tiny_model):
     model = tiny_model("llama")
     options = {"until": list("aeinor "), "max_gen_toks": 40}
-    requests = [Request((doc["prompt"], options)) for doc in documents(20, "test")]
+    prompts = [request.args[0] for request in everything.built["writing"].requests]
+    requests = [Request((prompt, options)) for prompt in prompts]
     passes = []
     model.network.register_forward_hook(lambda *_: passes.append(1))
     with live_lm.quiet(), live_lm.live(model, batch_size=20, max_length=128) as lm:

@@ -7,11 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from edit_sweeps import live_lm, task_files
+from edit_sweeps import task_files
 from edit_sweeps.task_files import check_task, find_file
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec, task_names_exist
 from edit_sweeps.tasks import draw
-from tests.task_folder import oracle
 
 pytest_plugins = ["tests.task_folder"]
 
@@ -159,11 +158,9 @@ def test_every_option_is_a_task_that_exists(composed):
         assert composed(f"task={option}")[option].name == option
 
 
-def test_an_oracle_scores_one_in_every_miniature_task(composed, tiny, monkeypatch):
+def test_an_oracle_scores_one_in_every_miniature_task(composed, tiny, oracle):
     specs = {key: TaskSpec(**spec) for key, spec in composed().items()}
     bench = Bench(specs, EvalSettings(limit=12))
-    monkeypatch.setattr(live_lm, "live", oracle)
-    monkeypatch.setattr(Bench, "_dead", lambda self, model: False)
     found = bench.score(tiny)
     assert found.errors == {}
     assert list(found.scores) == MINIATURE

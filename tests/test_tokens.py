@@ -124,6 +124,7 @@ def test_the_subjects_of_the_tests_are_several_tokens(tokenizer, requests):
         ("no place", "{} is", "Paris", "context 'no place' needs a {}"),
         ("{}", "no place", "Paris", "prompt 'no place' needs a {}"),
         ("{}", "{} is", "", "subject must not be empty"),
+        ("{}", "The city {} is", "", "subject must not be empty"),
     ],
 )
 def test_what_cannot_be_looked_up_is_refused(tokenizer, context, prompt, subject, message):

@@ -10,7 +10,7 @@ from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.plan import Plan, Refusal
 from edit_sweeps.model import describe_model
 from edit_sweeps.run import build_editor, build_regularizer, pick
-from edit_sweeps.task_scores import TaskSpec, task_names_exist
+from edit_sweeps.tasks import TaskSpec, task_names_exist
 
 
 def check(plan: Plan) -> None:
