@@ -18,10 +18,11 @@ from edit_sweeps import moments
 from edit_sweeps.hooks import capture
 from edit_sweeps.ledger import Dense, Ledger
 from edit_sweeps.model import EditableModel
-from edit_sweeps.moments import Moment, MomentSettings, MomentStore, collect
-from edit_sweeps.texts import pieces, read_texts, source_digest
+from edit_sweeps.moments import MomentSettings, MomentStore, collect
+from edit_sweeps.texts import read_texts
 from edit_sweeps.tokens import token_ids
 from tests.conftest import TEXT, tiny_network
+from tests.test_moment import random_matrix, relative
 
 
 @pytest.fixture
@@ -51,10 +52,6 @@ def direct(model, layer, settings):
             key = keys[0][0].double()
             total, count = total + key.T @ key, count + len(piece)
     return total / count, count
-
-
-def relative(got, want):
-    return ((got - want).norm() / want.norm()).item()
 
 
 def test_one_pass_over_all_layers_is_the_direct_sum_of_each(family, tiny_model, settings):
@@ -113,18 +110,6 @@ def test_a_source_without_text_is_refused(tiny, settings, tmp_path):
     empty.write_text("\n\n \n\n")
     with pytest.raises(ValueError, match="no text"):
         collect(tiny, [0], replace(settings, source=str(empty)))
-
-
-def test_pieces_use_every_token_once_up_to_the_budget(tokenizer):
-    texts = ["Paris is a city", "Rome " * 9, "Ostravia"]
-    ids = [i for text in texts for i in token_ids(tokenizer, text)]
-    for budget in (1, 7, len(ids), len(ids) + 50):
-        batches = list(pieces(tokenizer, texts, length=4, batch_size=2, budget=budget))
-        got = [
-            i for b in batches for row, m in zip(b.ids, b.mask, strict=True) for i in row[m == 1]
-        ]
-        assert [int(i) for i in got] == ids[:budget]
-        assert all(b.ids.shape[1] <= 4 for b in batches)
 
 
 def test_the_stored_moment_is_the_collected_one(tiny, settings, tmp_path):
@@ -290,13 +275,6 @@ def test_two_processes_compute_once(tmp_path, text, tokenizer):
     assert sum("waiting" in err for _, err in outputs) == 1
 
 
-def random_matrix(d, rank=None, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(rank or 4 * d, d, generator=generator, dtype=torch.float64)
-    x *= torch.logspace(0, -2, d, dtype=torch.float64)
-    return x.T @ x / len(x)
-
-
 @pytest.fixture
 def file(tiny, tmp_path):
     """A safetensors file with the second moments of layers 0 and 1."""
@@ -363,52 +341,6 @@ def test_the_same_file_for_a_model_of_other_width_is_checked_again(
         store.get(tiny_model("gpt2", n_inner=64), [0])
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.1, 15000.0])
-def test_solve_is_the_dense_solution(weight):
-    matrix, x = random_matrix(40), torch.randn(40, 3, dtype=torch.float64)
-    moment = Moment.from_matrix(matrix, 160)
-    want = torch.linalg.solve(weight * matrix, x)
-    assert relative(moment.solve(x, weight), want) < 1e-9
-    assert relative(moment.matrix(), matrix) < 1e-12
-
-
-def test_an_ill_conditioned_moment_that_is_not_singular_is_left_alone(caplog):
-    matrix = torch.diag(torch.logspace(0, -9, 10, dtype=torch.float64))
-    x = torch.ones(10, 1, dtype=torch.float64)
-    solved = Moment.from_matrix(matrix).solve(x)
-    assert torch.allclose(solved[:, 0], 1 / matrix.diagonal(), rtol=1e-6)
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("tokens", [10, 0])
-def test_a_singular_moment_is_floored_and_this_is_logged(caplog, tokens):
-    matrix = random_matrix(40, rank=10)
-    with caplog.at_level(logging.WARNING):
-        solved = Moment.from_matrix(matrix, tokens).solve(torch.ones(40, 1, dtype=torch.float64))
-    assert solved.isfinite().all()
-    assert "30 eigenvalues raised" in caplog.text
-    floor = 1e-6 * matrix.trace() / 40
-    values, vectors = torch.linalg.eigh(matrix)
-    dense = vectors @ torch.diag(values.clamp(min=floor)) @ vectors.T
-    assert (
-        relative(solved, torch.linalg.solve(dense, torch.ones(40, 1, dtype=torch.float64))) < 1e-6
-    )
-
-
-def test_the_identity_changes_nothing():
-    x = torch.randn(7, 2, dtype=torch.float64)
-    assert torch.equal(Moment.identity(7).solve(x), x)
-    assert torch.equal(Moment.identity(7).matrix(), torch.eye(7, dtype=torch.float64))
-
-
-def test_solve_takes_float32_and_gives_float64():
-    moment = Moment.from_matrix(random_matrix(8))
-    assert moment.solve(torch.ones(8, 1)).dtype == torch.float64
-    for weight in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="above 0"):
-            moment.solve(torch.ones(8, 1), weight)
-
-
 @pytest.mark.parametrize(
     "wrong", [{"tokens": 0}, {"max_length": 0}, {"batch_size": -1}, {"dtype": "bfloat16"}]
 )
@@ -416,64 +348,3 @@ def test_settings_outside_their_range_are_refused(tmp_path, wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=rf"moments\.{name}="):
         MomentStore(MomentSettings(**wrong), tmp_path)
-
-
-def test_a_text_file_is_split_at_blank_lines_and_shuffled_by_the_seed(text):
-    lists = [list(read_texts(MomentSettings(source=str(text), seed=seed))) for seed in (0, 0, 1)]
-    assert lists[0] == lists[1] != lists[2]
-    assert sorted(lists[0]) == sorted(lists[2]) == sorted(text.read_text().split("\n\n"))
-
-
-def test_json_lines_give_the_asked_field_and_name_broken_lines(tmp_path):
-    path = tmp_path / "text.jsonl"
-    path.write_text('{"body": "Paris is a city."}\n\n{"body": " "}\n{"body": "Rome too."}\n')
-    settings = MomentSettings(source=str(path), field="body")
-    assert sorted(read_texts(settings)) == ["Paris is a city.", "Rome too."]
-    for line in ('{"text": "Paris"}', '{"body": 3}', "[1]", "{"):
-        path.write_text('{"body": "Paris"}\n' + line)
-        with pytest.raises(ValueError, match=r"text\.jsonl, line 2:.*moments\.field"):
-            list(read_texts(settings))
-
-
-def test_a_missing_text_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no file"):
-        source_digest(MomentSettings(source=str(tmp_path / "none.txt")))
-
-
-def test_a_hub_data_set_out_of_reach_is_refused_with_advice(tmp_path):
-    with pytest.raises(ValueError, match=r"moments\.source=nobody/nothing.*\.txt"):
-        next(read_texts(MomentSettings(source="nobody/nothing")))
-
-
-def test_hub_rows_are_read_by_field(monkeypatch):
-    import datasets
-
-    rows = datasets.Dataset.from_dict({"body": ["Paris", "", "Rome"]}).to_iterable_dataset()
-    asked = []
-
-    def load(*args, **options):
-        asked.append((args, options))
-        return rows
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    settings = MomentSettings(source="owner/name", subset="en", split="test", field="body")
-    assert sorted(read_texts(settings)) == ["Paris", "Rome"]
-    assert asked == [(("owner/name", "en"), {"split": "test", "streaming": True})]
-    with pytest.raises(ValueError, match="no field 'text'; it has body"):
-        list(read_texts(replace(settings, field="text")))
-
-
-def test_the_miniatures_own_text_is_a_source():
-    settings = MomentSettings(source="miniature", seed=3)
-    stream = read_texts(settings)
-    first = [next(stream) for _ in range(1500)]
-    assert first[:1024] == [t for t in read_first(1024, 3) if t.strip()][:1024]
-    assert len(set(first)) > 1000
-    assert source_digest(settings) == source_digest(settings)
-    assert source_digest(settings) != source_digest(replace(settings, seed=4))
-
-
-def read_first(n, seed):
-    from edit_sweeps.miniature import training_text
-
-    return training_text(n, seed)

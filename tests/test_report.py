@@ -24,12 +24,42 @@ from edit_sweeps.table import (
     tasks_lost,
     write_table,
 )
-from tests.synthetic_study import COLLAPSED, COUNTS, FAILED, MISSING, TASKS, make_record, write_study
+from tests.synthetic_study import (
+    COLLAPSED,
+    COUNTS,
+    FAILED,
+    MISSING,
+    TASKS,
+    make_record,
+    write_study,
+)
 
-COLUMNS = (
-    "cell state model editor regularizer dataset edits batch_size num_edits seed overrides task metric n value low "
-    "high baseline difference difference_low difference_high chance retention invalid"
-).split()
+COLUMNS = [
+    "cell",
+    "state",
+    "model",
+    "editor",
+    "regularizer",
+    "dataset",
+    "edits",
+    "batch_size",
+    "num_edits",
+    "seed",
+    "overrides",
+    "task",
+    "metric",
+    "n",
+    "value",
+    "low",
+    "high",
+    "baseline",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "chance",
+    "retention",
+    "invalid",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +76,11 @@ def page(study):
 
 
 def embedded(page: str, name: str):
-    return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.DOTALL)[1])
+    return json.loads(
+        re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.DOTALL)[
+            1
+        ]
+    )
 
 
 def save(folder, *records: Record):
@@ -67,9 +101,17 @@ def test_the_table_has_one_row_for_each_cell_task_and_metric(study):
     assert len(keys) == len(set(keys))
     scored = 2 * len(COUNTS) - 2
     assert len(found) == (1 + scored) * 2 * len(TASKS) + scored * 5 + 2
-    row = next(r for r in found if (r["editor"], r["num_edits"], r["task"], r["metric"]) == ("rome", "10", "miniature_nli", "acc"))
+    row = next(
+        r
+        for r in found
+        if (r["editor"], r["num_edits"], r["task"], r["metric"])
+        == ("rome", "10", "miniature_nli", "acc")
+    )
     record = Record.load(study / "cells" / row["cell"])
-    score, compared = record.scores["miniature_nli"]["acc"], record.comparisons["miniature_nli"]["acc"]
+    score, compared = (
+        record.scores["miniature_nli"]["acc"],
+        record.comparisons["miniature_nli"]["acc"],
+    )
     numbers = {
         "n": score.n, "value": score.value, "low": score.low, "high": score.high, "chance": score.chance,
         "invalid": score.invalid, "baseline": compared.baseline, "difference": compared.difference,
@@ -77,13 +119,31 @@ def test_the_table_has_one_row_for_each_cell_task_and_metric(study):
     }  # fmt: skip
     assert {name: float(row[name]) for name in numbers} == numbers
     text = ("state", "model", "regularizer", "dataset", "edits", "batch_size", "seed", "overrides")
-    assert [row[name] for name in text] == ["done", "miniature", "none", "miniature", "sequential", "1", "0", ""]
-    assert {r["metric"] for r in found if r["task"] == "edit"} == {"efficacy", "paraphrase", "neighborhood", "other_facts", "score"}
+    assert [row[name] for name in text] == [
+        "done",
+        "miniature",
+        "none",
+        "miniature",
+        "sequential",
+        "1",
+        "0",
+        "",
+    ]
+    assert {r["metric"] for r in found if r["task"] == "edit"} == {
+        "efficacy",
+        "paraphrase",
+        "neighborhood",
+        "other_facts",
+        "score",
+    }
 
 
 def test_cells_without_scores_have_one_row_and_their_state(study):
     found = {(r["editor"], r["num_edits"]): r for r in rows(study) if r["task"] is None}
-    assert {cell: row["state"] for cell, row in found.items()} == {FAILED: "failed", MISSING: "missing"}
+    assert {cell: row["state"] for cell, row in found.items()} == {
+        FAILED: "failed",
+        MISSING: "missing",
+    }
     for row in found.values():
         assert [name for name in COLUMNS[COLUMNS.index("task") :] if row[name] is not None] == []
     collapsed = [r for r in rows(study) if r["state"] == "collapsed"]
@@ -99,13 +159,19 @@ def test_the_baseline_shows_nothing_that_it_ignores(tmp_path):
 
 
 def test_a_study_without_a_plan_shows_its_records_and_a_plan_may_come_from_outside(tmp_path):
-    record = make_record("rome", 1, overrides={"editor.value.lr": 0.5, "editor.layers": [1, 2], "a": "b"})
+    record = make_record(
+        "rome", 1, overrides={"editor.value.lr": 0.5, "editor.layers": [1, 2], "a": "b"}
+    )
     save(tmp_path, record)
-    assert {r["overrides"] for r in rows(tmp_path)} == {"a=b editor.layers=[1,2] editor.value.lr=0.5"}
+    assert {r["overrides"] for r in rows(tmp_path)} == {
+        "a=b editor.layers=[1,2] editor.value.lr=0.5"
+    }
     short = {"model": "m", "editor": "ft", "regularizer": None, "num_edits": 5}
     planned = [{"name": "m-ft-n5-s0-x", "key": "x", "state": "running", "config_short": short}]
     extra = [r for r in rows(tmp_path, planned) if r["editor"] == "ft"]
-    assert [(r["state"], r["num_edits"], r["regularizer"]) for r in extra] == [("running", 5, "none")]
+    assert [(r["state"], r["num_edits"], r["regularizer"]) for r in extra] == [
+        ("running", 5, "none")
+    ]
     (tmp_path / "plan.json").write_text("[{")
     assert len(rows(tmp_path)) == len(rows(tmp_path, []))
 
@@ -150,7 +216,13 @@ def test_what_counts_as_a_sure_loss():
     def compared(low, high):
         return Comparison(0.6, -0.1, low, high, None, None, 10)
 
-    cases = {(-0.2, -0.01): True, (-0.2, 0.0): False, (-0.2, 0.1): False, (0.1, 0.2): False, (None, None): False}
+    cases = {
+        (-0.2, -0.01): True,
+        (-0.2, 0.0): False,
+        (-0.2, 0.1): False,
+        (0.1, 0.2): False,
+        (None, None): False,
+    }
     assert {c: loss_is_sure(score, compared(*c)) for c in cases} == cases
     assert loss_is_sure(rises, compared(0.1, 0.2))
     assert not loss_is_sure(rises, compared(-0.2, -0.1))
@@ -161,7 +233,11 @@ def test_headline_figures_leave_the_edits_and_side_metrics_out():
     kept = [c.retention for task in TASKS for c in record.comparisons[task].values()]
     assert mean_retention(record) == pytest.approx(sum(kept) / len(TASKS))
     assert set(tasks_lost(record)) <= set(TASKS)
-    assert len(tasks_lost(record)) == sum(c.high < 0 for t in TASKS for c in record.comparisons[t].values()) > 0
+    assert (
+        len(tasks_lost(record))
+        == sum(c.high < 0 for t in TASKS for c in record.comparisons[t].values())
+        > 0
+    )
     assert mean_retention(make_record("none", 0)) is None
     assert headline({"a": Score(1, 1), "b": Score(1, 1, headline=True)}) == "b"
     assert headline({"a": Score(1, 1), "b": Score(1, 1)}) == "a"
@@ -172,8 +248,14 @@ def test_headline_figures_leave_the_edits_and_side_metrics_out():
 
 
 def test_series_are_told_apart_by_what_differs_and_only_by_that(tmp_path):
-    lr = [make_record("rome", n, overrides={"editor.value.lr": v}) for n in (1, 10) for v in (0.1, 0.5)]
-    rect = make_record("memit", 1, regularizer={"name": "rect"}, edits={"name": "batch", "batch_size": 1})
+    lr = [
+        make_record("rome", n, overrides={"editor.value.lr": v})
+        for n in (1, 10)
+        for v in (0.1, 0.5)
+    ]
+    rect = make_record(
+        "memit", 1, regularizer={"name": "rect"}, edits={"name": "batch", "batch_size": 1}
+    )
     save(tmp_path, make_record("none", 0), *lr, rect, make_record("memit", 1))
     series = charts.series_of(read_cells(tmp_path))
     labels = {"rome · sequential · editor.value.lr=0.1", "rome · sequential · editor.value.lr=0.5"}
@@ -263,7 +345,9 @@ def test_the_page_shows_what_failed_collapsed_and_is_missing(page):
     table = embedded(page, "rows")
     assert "num_edits" in table["columns"]
     assert "dataset" not in table["columns"], "it is the same in all edited cells"
-    assert all(len(row) - 1 + len(table["cells"][row[0]]) == len(table["columns"]) for row in table["rows"])
+    assert all(
+        len(row) - 1 + len(table["cells"][row[0]]) == len(table["columns"]) for row in table["rows"]
+    )
 
 
 def test_text_of_records_cannot_become_markup(tmp_path):
@@ -271,7 +355,9 @@ def test_text_of_records_cannot_become_markup(tmp_path):
     record = make_record("rome", 1, overrides={"x": evil})
     record.scores[evil] = record.scores.pop("miniature_ner")
     record.errors["miniature_ner"] = evil
-    page = write_report(save(tmp_path / evil.replace("/", ""), record, make_record("rome", 1))).read_text()
+    page = write_report(
+        save(tmp_path / evil.replace("/", ""), record, make_record("rome", 1))
+    ).read_text()
     assert "<script>alert" not in page
     checker = Checker()
     checker.feed(page)
@@ -283,7 +369,9 @@ def test_an_empty_study_and_one_without_tasks_have_a_page(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "nothing has run yet" in write_report(tmp_path / "empty").read_text()
     record = make_record("rome", 1)
-    record.scores, record.comparisons = ({"edit": x["edit"]} for x in (record.scores, record.comparisons))
+    record.scores, record.comparisons = (
+        {"edit": x["edit"]} for x in (record.scores, record.comparisons)
+    )
     page = write_report(save(tmp_path / "edits", record)).read_text()
     assert "efficacy 0.99" in page
     assert "tasks lost" not in page
@@ -291,15 +379,24 @@ def test_an_empty_study_and_one_without_tasks_have_a_page(tmp_path):
 
 
 def test_short_names_drop_what_all_share():
-    assert short_names(["miniature_open_qa", "miniature_ner"]) == {"miniature_open_qa": "open qa", "miniature_ner": "ner"}
+    assert short_names(["miniature_open_qa", "miniature_ner"]) == {
+        "miniature_open_qa": "open qa",
+        "miniature_ner": "ner",
+    }
     assert short_names(["a_b", "a_b_c"]) == {"a_b": "b", "a_b_c": "b c"}
-    assert short_names(["gsm8k", "miniature_ner"]) == {"gsm8k": "gsm8k", "miniature_ner": "miniature ner"}
+    assert short_names(["gsm8k", "miniature_ner"]) == {
+        "gsm8k": "gsm8k",
+        "miniature_ner": "miniature ner",
+    }
     assert short_names(["a_b"]) == {"a_b": "a b"}
     assert short_names([]) == {}
 
 
 def test_the_finding_of_a_series_is_that_of_its_last_scored_cell(study):
-    told = {one.label: list(summary.findings(one.label, one.cells)) for one in charts.series_of(read_cells(study))}
+    told = {
+        one.label: list(summary.findings(one.label, one.cells))
+        for one in charts.series_of(read_cells(study))
+    }
     assert told["rome"] == [
         "rome at 300 edits: efficacy 0.60 [0.55, 0.66]; 8 of 8 tasks lost; mean retention 0.02; the model collapsed."
     ]
@@ -319,7 +416,9 @@ def test_the_summary_has_a_line_for_each_cell(study):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed: the page was not drawn")
+@pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="Chromium is not installed: the page was not drawn"
+)
 def test_a_browser_draws_every_chart_without_an_error(study, page, tmp_path):
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom",

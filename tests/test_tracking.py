@@ -65,7 +65,9 @@ def test_an_offline_run_holds_the_record(cell):
     (row,) = run.history
     assert row["num_edits"] == run.summary["num_edits"] == 10
     for task, (metric, _, _) in TASKS.items():
-        assert run.summary[f"task/{task}/{metric}"] == pytest.approx(record.scores[task][metric].value)
+        assert run.summary[f"task/{task}/{metric}"] == pytest.approx(
+            record.scores[task][metric].value
+        )
         assert row[f"delta/{task}"] == pytest.approx(record.comparisons[task][metric].difference)
         assert row[f"retention/{task}"] == pytest.approx(record.comparisons[task][metric].retention)
     assert run.summary["edit/efficacy"] == pytest.approx(record.scores["edit"]["efficacy"].value)
@@ -96,7 +98,9 @@ def test_pushing_again_adds_nothing_until_the_record_changes(cell):
     assert push(cell, "synthetic", settings) == "offline"
     first, second = runs_below(study_of(cell))
     assert first.id == second.id
-    assert (len(first.history), len(second.history)) == (1, 0), "a synced run would get the row twice"
+    assert (len(first.history), len(second.history)) == (1, 0), (
+        "a synced run would get the row twice"
+    )
     assert second.summary["num_edits"] == 10
 
 
@@ -143,14 +147,19 @@ def test_an_outcome_told_before_a_hang_counts():
 def test_a_child_that_dies_is_told_of_by_its_last_words(cell, monkeypatch):
     dies = "import sys; sys.stderr.write('Traceback ...\\nOSError: disk full\\n'); sys.exit(3)"
     monkeypatch.setattr(tracking, "command", lambda *_: [sys.executable, "-c", dies])
-    assert push(cell, "synthetic", WandbSettings(mode="offline")) == "failed: exit status 3: OSError: disk full"
+    assert (
+        push(cell, "synthetic", WandbSettings(mode="offline"))
+        == "failed: exit status 3: OSError: disk full"
+    )
     monkeypatch.setattr(tracking, "command", lambda *_: ["/no/such/program"])
     assert push(cell, "synthetic", WandbSettings(mode="offline")).startswith("failed: ")
 
 
 def test_a_cell_without_a_record_fails_softly(cell):
     (cell / "record.json").unlink()
-    assert push(cell, "synthetic", WandbSettings(mode="offline")).startswith("failed: exit status 1")
+    assert push(cell, "synthetic", WandbSettings(mode="offline")).startswith(
+        "failed: exit status 1"
+    )
 
 
 def test_an_unreachable_folder_raises_nothing(tmp_path, monkeypatch):
@@ -160,7 +169,10 @@ def test_an_unreachable_folder_raises_nothing(tmp_path, monkeypatch):
 
 
 def test_the_run_id_depends_on_study_and_cell_only():
-    a, b = Path("outputs/s/cells/m-rome-n1-s0-0123456789"), Path("/elsewhere/cells/m-rome-n1-s0-0123456789")
+    a, b = (
+        Path("outputs/s/cells/m-rome-n1-s0-0123456789"),
+        Path("/elsewhere/cells/m-rome-n1-s0-0123456789"),
+    )
     assert run_id("s", a) == run_id("s", b)
     assert run_id("t", a) != run_id("s", a)
     assert run_id("s", Path("outputs/s/cells/m-rome-n1-s0-9876543210")) != run_id("s", a)
@@ -178,7 +190,9 @@ def test_baselines_and_unknown_figures():
     assert (config["num_edits"], config["dataset"], config["batch_size"]) == (0, "", None)
     figures = wandb_run.metrics(record)
     assert "task/miniature_nli/acc" in figures
-    assert not [name for name in figures if name.startswith(("delta", "retention", "weights", "edit/"))]
+    assert not [
+        name for name in figures if name.startswith(("delta", "retention", "weights", "edit/"))
+    ]
     assert wandb_run.clean("exact_match,strict-match") == "exact_match_strict_match"
 
 
@@ -202,7 +216,9 @@ def test_online_a_second_push_takes_up_the_run_and_repeats_no_row(cell, monkeypa
     assert stub.starts == 2
     assert (run["groupName"], run["jobType"]) == ("synthetic", "edit")
     assert len(run["history"]) == 1
-    assert run["summary"]["edit/efficacy"] == pytest.approx(Record.load(cell).scores["edit"]["efficacy"].value)
+    assert run["summary"]["edit/efficacy"] == pytest.approx(
+        Record.load(cell).scores["edit"]["efficacy"].value
+    )
 
 
 @pytest.mark.slow
@@ -210,7 +226,9 @@ def test_a_refusing_server_leaves_the_run_offline(cell, monkeypatch):
     with Stub(refuse=403) as stub:
         monkeypatch.setenv("WANDB_BASE_URL", stub.url)
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
-        assert push(cell, "synthetic", WandbSettings(mode="online", hard_timeout_s=90)) == "offline", note(cell)
+        assert (
+            push(cell, "synthetic", WandbSettings(mode="online", hard_timeout_s=90)) == "offline"
+        ), note(cell)
     assert note(cell)["reason"]
     whole = [run for run in runs_below(study_of(cell)) if run.history]
     assert len(whole) == 1
@@ -228,4 +246,6 @@ def test_a_server_that_never_answers_loses_nothing(cell, monkeypatch):
         assert time.monotonic() - start < 12
         patient = WandbSettings(mode="online", hard_timeout_s=120, init_timeout_s=5)
         assert push(cell, "synthetic", patient) == "offline", note(cell)
-    assert [run.history[0]["num_edits"] for run in runs_below(study_of(cell)) if run.history] == [10]
+    assert [run.history[0]["num_edits"] for run in runs_below(study_of(cell)) if run.history] == [
+        10
+    ]

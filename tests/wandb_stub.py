@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 API_KEY = "0" * 40
 
@@ -42,7 +42,11 @@ class Stub:
 
             def body(self) -> bytes:
                 data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                return gzip.decompress(data) if self.headers.get("Content-Encoding") == "gzip" else data
+                return (
+                    gzip.decompress(data)
+                    if self.headers.get("Content-Encoding") == "gzip"
+                    else data
+                )
 
             def do_POST(self) -> None:
                 data = self.body()
@@ -66,7 +70,7 @@ class Stub:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
-    def __enter__(self) -> Stub:
+    def __enter__(self) -> Self:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
@@ -86,7 +90,15 @@ class Stub:
 
     def op_Viewer(self, _: Any) -> Any:
         teams = {"edges": [{"node": {"name": "stub"}}]}
-        return {"viewer": {"id": "u", "entity": "stub", "username": "stub", "flags": "{}", "teams": teams}}
+        return {
+            "viewer": {
+                "id": "u",
+                "entity": "stub",
+                "username": "stub",
+                "flags": "{}",
+                "teams": teams,
+            }
+        }
 
     def op_RunResumeStatus(self, values: Any) -> Any:
         self.starts += 1
@@ -97,7 +109,14 @@ class Stub:
             "historyTail": json.dumps([json.dumps(row) for row in run["history"][-1:]]), "eventsTail": "[]",
             "config": json.dumps(run["config"]), "tags": [], "notes": None, "wandbConfig": '{"t": 1}',
         }  # fmt: skip
-        return {"model": {"id": "p", "name": values["project"], "entity": {"id": "e", "name": "stub"}, "bucket": bucket}}
+        return {
+            "model": {
+                "id": "p",
+                "name": values["project"],
+                "entity": {"id": "e", "name": "stub"},
+                "bucket": bucket,
+            }
+        }
 
     def op_UpsertBucket(self, values: Any) -> Any:
         name = values.get("name") or base64.b64decode(values["id"]).decode()
@@ -118,7 +137,11 @@ class Stub:
 
     def stream(self, run: str, body: dict[str, Any]) -> None:
         for name, chunk in (body.get("files") or {}).items():
-            lines = [json.loads(line) for line in chunk["content"]] if name.endswith(("json", "jsonl")) else []
+            lines = (
+                [json.loads(line) for line in chunk["content"]]
+                if name.endswith(("json", "jsonl"))
+                else []
+            )
             if name == "wandb-history.jsonl":
                 self.runs[run]["history"][chunk.get("offset", 0) :] = lines
             elif name == "wandb-summary.json":
@@ -128,7 +151,7 @@ class Stub:
 class BlackHole:
     """Accepts connections and never answers."""
 
-    def __enter__(self) -> BlackHole:
+    def __enter__(self) -> Self:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         return self
