@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import floor
 from statistics import fmean
 from typing import Any
 
@@ -239,15 +240,14 @@ def marks(base: Any, series: Sequence[Series]) -> Any:
 def trade_off(series: Sequence[Series]) -> Spec:
     """Efficacy against mean retention, one point a cell; the path of a series follows its edits."""
     found = [point for one in series for point in trade_off_points(one)]
-    kept = [point["retention"] for point in found]
-    across = alt.Scale(domain=[min([0.0, *kept]), max([1.0, *kept]) + 0.05], nice=False)
+    across, upwards = (around([point[name] for point in found]) for name in ("retention", "value"))
     base = (
         chart("points")
         .transform_filter(SHOWN)
         .encode(
             x=alt.X("retention:Q", scale=across, axis=FEW)
             .title("mean retention of the tasks (1 = as before the edits)"),
-            y=alt.Y("value:Q", scale=alt.Scale(domain=[0, 1.05], nice=False), axis=FEW)
+            y=alt.Y("value:Q", scale=upwards, axis=FEW)
             .title("efficacy"),
             color=color_of(series),
             order="edits:Q",
@@ -260,6 +260,12 @@ def trade_off(series: Sequence[Series]) -> Spec:
     )
     words = base.mark_text(dy=-11, fontSize=11).encode(text="edits:Q")
     return finish(alt.layer(path, dots, words).properties(height=320), points=found)
+
+
+def around(values: Sequence[float]) -> Any:
+    """An axis that holds `values` and 1, from a full tenth of at most 0.8 on."""
+    low = min([0.8, *(floor(10 * value) / 10 for value in values)])
+    return alt.Scale(domain=[low, max([1.0, *values]) + 0.04], nice=False)
 
 
 def trade_off_points(series: Series) -> list[Point]:

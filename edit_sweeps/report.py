@@ -122,7 +122,6 @@ def write_report(study: Path, planned: Planned = None) -> Path:
 def render(study: str, cells: Sequence[CellView]) -> str:
     """The page, with the one copy of the charts' JavaScript in it."""
     import jinja2
-    import vl_convert
 
     from edit_sweeps.charts import CONFIG, N_COLORS
 
@@ -148,8 +147,16 @@ def render(study: str, cells: Sequence[CellView]) -> str:
         specs=specs,
         config=CONFIG,
         n_colors=N_COLORS,
-        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
+        vega=javascript(),
     )
+
+
+def javascript() -> str:
+    """Vega, Vega-Lite and Vega-Embed, as text that can stand inside a script element."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script")
 
 
 def in_script(value: Any) -> str:
