@@ -159,7 +159,6 @@ class Config:
     resume: str = "auto"
     dry_run: bool = False
     cache_dir: str = "outputs/.cache"
-    data_root: str | None = None
 
 
 def study_folder(study: str) -> str:

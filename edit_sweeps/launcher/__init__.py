@@ -34,7 +34,14 @@ def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
     if plan.dry_run:
         print(plan.describe())  # noqa: T201
         return
-    failed = carry_out(plan)
+    try:
+        failed = carry_out(plan)
+    except KeyboardInterrupt:
+        print(  # noqa: T201
+            "\nStopped. What was computed is kept; the same command goes on from here.",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
     if failed:
         raise SystemExit(1)
 

@@ -31,7 +31,6 @@ NO_RESULT = {
     "resume",
     "dry_run",
     "cache_dir",
-    "data_root",
     "experiment",
     "tuned",
 }

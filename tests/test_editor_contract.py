@@ -1,0 +1,230 @@
+"""What holds for every editor that `conf/editor/` names."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from edit_sweeps.config import ModelConfig
+from edit_sweeps.editors.base import Editor, Trace
+from edit_sweeps.ledger import Ledger
+from edit_sweeps.miniature import CHECKPOINTS
+from edit_sweeps.model import load_model
+from edit_sweeps.moments import MomentSettings, MomentStore
+from edit_sweeps.requests import EditRequest, load_requests
+from edit_sweeps.tokens import score_targets
+
+CONF = Path(__file__).parent.parent / "conf"
+FILES = {path.stem: path for path in sorted((CONF / "editor").glob("*.yaml"))}
+WRITING = sorted(set(FILES) - {"none"})
+CHOSEN = {"layer": 1, "layers": [1, 2], "max_change": 0.01}
+"""For what a configuration leaves open."""
+QUICK = {"steps": 3, "context_source": "miniature"}
+
+
+def settings_of(name, **changes):
+    """The configuration of an editor with nothing left open, without its name."""
+    tree = OmegaConf.to_container(OmegaConf.load(FILES[name]))
+    open_keys = [key for key, value in tree.items() if value == "???"]
+    assert set(open_keys) <= set(CHOSEN), f"say in CHOSEN what to take for {open_keys}"
+    tree |= {key: CHOSEN[key] for key in open_keys}
+    tree |= {key: value for key, value in QUICK.items() if key in tree}
+    if "value" in tree:
+        tree["value"] |= {"steps": 3}
+    return {key: value for key, value in (tree | changes).items() if key != "name"}
+
+
+def build(name, **changes) -> Editor:
+    return instantiate(settings_of(name, **changes))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    return MomentStore(MomentSettings(tokens=3000), tmp_path_factory.mktemp("cache"))
+
+
+def run(editor, model, requests, store):
+    """Everything in a batch, or one at a time; the traces and the ledger."""
+    ledger = Ledger(model)
+    state = editor.start(model, editor.prepare(model, store))
+    size = 1 if editor.one_at_a_time else len(requests)
+    traces = []
+    for start in range(0, len(requests), size):
+        traces += editor.edit(model, requests[start : start + size], ledger, state)
+    return traces, ledger, state
+
+
+def test_there_are_editors_to_look_at():
+    assert {"none", "ft", "ft_l", "rome", "r_rome", "memit"} <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_configuration_has_exactly_the_fields_of_the_class(name):
+    tree = OmegaConf.load(FILES[name])
+    assert tree.name == name
+    assert FILES[name].read_text().startswith("# "), "the first line says the paper"
+    nodes = [(tree, {"name", "_target_"})]
+    nodes += [(v, {"_target_"}) for v in tree.values() if OmegaConf.is_dict(v)]
+    for node, extra in nodes:
+        target = get_class(OmegaConf.to_container(node)["_target_"])
+        assert is_dataclass(target)
+        assert set(node) - extra == {f.name for f in fields(target)}
+        assert all(f.kw_only for f in fields(target))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_editor_is_frozen_and_refuses_unknown_keys(name):
+    editor = build(name)
+    assert isinstance(editor, Editor)
+    with pytest.raises(FrozenInstanceError):
+        editor.one_more = 1
+    with pytest.raises(Exception, match="unexpected keyword argument 'stepz'"):
+        build(name, stepz=3)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_defaults_of_the_class_are_those_of_the_configuration(name):
+    """Where several configurations share a class, its defaults are those of the one with fewest overrides."""
+    editor = build(name)
+    given = settings_of(name)
+    plain = type(editor)(**{k: v for k, v in given.items() if k in CHOSEN})
+    if name in {"ft_l", "r_rome"}:
+        return
+    for key, value in asdict(plain).items():
+        if key in QUICK:
+            continue
+        mine = asdict(editor)[key]
+        if key == "value":
+            mine, value = dict(mine, steps=0), dict(value, steps=0)
+        assert OmegaConf.create({"x": mine}) == OmegaConf.create({"x": value}), key
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_check_accepts_the_configuration_and_refuses_other_layers(name):
+    editor = build(name)
+    editor.check(4)
+    if name == "none":
+        return
+    with pytest.raises(ValueError, match=r"has 1 blocks; choose 0 to 0"):
+        editor.check(1)
+    key = "layers" if "layers" in settings_of(name) else "layer"
+    outside = [0, 9] if key == "layers" else 9
+    with pytest.raises(ValueError, match=r"layer 9 .* 4 blocks; choose 0 to 3"):
+        build(name, **{key: outside}).check(4)
+    if key == "layers":
+        with pytest.raises(ValueError, match="empty"):
+            build(name, layers=[]).check(4)
+
+
+@pytest.mark.parametrize("name", [n for n in WRITING if "value" in settings_of(n)])
+def test_check_refuses_impossible_values_and_contexts(name):
+    value = settings_of(name)["value"]
+    with pytest.raises(ValueError, match=r"editor\.value\.steps=0"):
+        build(name, value=value | {"steps": 0}).check(4)
+    with pytest.raises(ValueError, match=r"editor\.contexts"):
+        build(name, contexts=["{} {}"]).check(4)
+    with pytest.raises(ValueError, match=r"editor\.context_source=x"):
+        build(name, context_source="x").check(4)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_edit_writes_through_the_ledger_alone(name, tiny, requests, store, capsys):
+    before = {n: p.detach().clone() for n, p in tiny.network.named_parameters()}
+    random_state = torch.get_rng_state()
+    traces, ledger, state = run(build(name), tiny, requests, store)
+    written = set(ledger.delta())
+    changed = {n for n, p in tiny.network.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == written
+    assert bool(changed) == (name != "none")
+    assert [t.case_id for t in traces] == [r.case_id for r in requests]
+    assert all(isinstance(t, Trace) for t in traces)
+    assert state.edits_done == (0 if name == "none" else len(requests))
+    if name != "none":
+        assert all(t.numbers["update_norm"] > 0 for t in traces)
+        assert all(0 < t.numbers["update_norm_relative"] < 100 for t in traces)
+    assert not any(p.requires_grad for p in tiny.network.parameters())
+    assert not any(m._forward_hooks for m in tiny.network.modules())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert capsys.readouterr().out == ""
+    ledger.revert()
+    assert all(torch.equal(p, before[n]) for n, p in tiny.network.named_parameters())
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_the_same_edit_twice_gives_the_same_weights_bit_for_bit(name, tiny, requests, store):
+    deltas = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        _, ledger, _ = run(build(name), tiny, requests, store)
+        deltas.append(ledger.delta())
+        ledger.revert()
+    assert deltas[0].keys() == deltas[1].keys()
+    assert all(torch.equal(deltas[0][k], deltas[1][k]) for k in deltas[0])
+
+
+@pytest.mark.parametrize("name", [n for n in WRITING if "context_source" in settings_of(n)])
+def test_another_context_seed_gives_another_edit(name, tiny, requests, store):
+    found = []
+    for seed in (0, 0, 1):
+        editor = build(name, context_source="generated", context_seed=seed)
+        _, ledger, state = run(editor, tiny, requests[:1], store)
+        found.append((state.prepared.contexts, next(iter(ledger.delta().values()))))
+        ledger.revert()
+    assert found[0][0] == found[1][0] != found[2][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][1], found[2][1])
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_every_family_can_be_edited(name, family, tiny_model, requests, store):
+    model = tiny_model(family)
+    fields_ = {"second_moment": False} if "second_moment" in settings_of(name) else {}
+    _, ledger, _ = run(build(name, **fields_), model, requests, store)
+    norms = ledger.norms()
+    assert norms
+    assert all(0 < row["update_norm"] < 1e3 for row in norms.values())
+
+
+def tuned(name, model_name) -> Editor:
+    merged = OmegaConf.merge(
+        OmegaConf.load(FILES[name]), OmegaConf.load(CONF / "tuned" / f"{name}-{model_name}.yaml")
+    )
+    return instantiate({k: v for k, v in OmegaConf.to_container(merged).items() if k != "name"})
+
+
+def miniature_requests(n) -> list[EditRequest]:
+    dataset = OmegaConf.create(
+        {"name": "miniature", "format": "miniature", "path": None, "order": "sampled", "skip": 0,
+         "repeat": False}
+    )  # fmt: skip
+    return load_requests(dataset, n, 0)
+
+
+@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize(
+    ("model_name", "folder"), [("miniature", "gpt2"), ("miniature-llama", "llama")]
+)
+def test_an_edit_of_a_trained_model_makes_the_new_answer_likelier_than_the_old(
+    name, model_name, folder, store
+):
+    if not (CHECKPOINTS / folder / "model.safetensors").exists():
+        pytest.skip(f"NO TRAINED MINIATURE {folder}: run python -m edit_sweeps.miniature.train")
+    model = load_model(ModelConfig(name=model_name, pretrained=f"miniature://{folder}"), "cpu")
+    editor = tuned(name, model_name)
+    editor.check(model.n_layers)
+    won = 0
+    chosen = miniature_requests(4)
+    for request in chosen:
+        pairs = [(request.text, request.target_new), (request.text, request.target_true)]
+        before = [sum(s.logprobs) for s in score_targets(model, pairs, 2)]
+        _, ledger, _ = run(editor, model, [request], store)
+        after = [sum(s.logprobs) for s in score_targets(model, pairs, 2)]
+        assert before[0] < before[1], "the model knows the old answer"
+        won += after[0] > after[1]
+        ledger.revert()
+    assert won == len(chosen)
