@@ -13,7 +13,7 @@ from edit_sweeps.editors.kernel import exact
 from edit_sweeps.hooks import capture
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
-from edit_sweeps.tokens import Line, lay_out
+from edit_sweeps.tokens import Line, Rows, lay_out
 
 ROWS = 256
 """Rows in one forward pass when reading: no gradients, and the pass ends early."""
@@ -62,12 +62,28 @@ def read_outputs(model: EditableModel, requests: Sequence[EditRequest], site: Si
     return _read(model, lines, site.module(model), inputs=False).T
 
 
+def rows_for(model: EditableModel, lines: Sequence[Line]) -> Rows:
+    """Lines as rows on the model's device.
+
+    Raises:
+        ValueError: A line that the model cannot take in one piece.
+    """
+    rows = lay_out(model.tokenizer, lines, model.device)
+    if rows.ids.shape[1] > model.max_length:
+        msg = (
+            f"an edit's prompt with its context and target needs {rows.ids.shape[1]} tokens and the "
+            f"model takes {model.max_length}; shorten the prompt or the contexts (editor.contexts)"
+        )
+        raise ValueError(msg)
+    return rows
+
+
 @torch.no_grad()
 def _read(model: EditableModel, lines: list[Line], module: nn.Module, *, inputs: bool) -> Tensor:
     """`[lines, width]` of a module's input or output; text behind the subject is cut off."""
     parts = []
     for start in range(0, len(lines), ROWS):
-        rows = lay_out(model.tokenizer, lines[start : start + ROWS], model.device)
+        rows = rows_for(model, lines[start : start + ROWS])
         n_rows, length = len(rows.ids), int(rows.lookup.max()) + 1
         with capture({0: module}, inputs=inputs, rows=n_rows, stop_after=module) as seen:
             model.network(

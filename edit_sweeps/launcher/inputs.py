@@ -26,9 +26,8 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
     studies = {tree["study"] for tree in trees} | {tree["cache_dir"] for tree in trees}
     if len(studies) > 2:
         reasons.append("study and cache_dir cannot be swept: one command fills one study")
-    for tree in {
-        str(tree["dataset"]): tree for tree in trees if tree["editor"]["name"] != "none"
-    }.values():
+    with_edits = [tree for tree in trees if tree["editor"]["name"] != "none"]
+    for tree in {dataset_kind(tree["dataset"]): tree for tree in with_edits}.values():
         reasons += check_dataset(tree)
     for key in ("moments.file", "editor.contexts_file"):
         group, name = key.split(".")
@@ -68,6 +67,11 @@ def check_values(tree: Tree) -> list[str]:
     if tree["dataset"]["order"] not in {"sampled", "file"}:
         reasons.append(f"dataset.order={tree['dataset']['order']}: sampled or file")
     return reasons
+
+
+def dataset_kind(dataset: Tree) -> tuple[object, ...]:
+    """What one reading of the file can vouch for: hundreds of cells may skip to different requests of it."""
+    return dataset["format"], dataset["path"], dataset["order"], dataset["skip"] > 0
 
 
 def check_dataset(tree: Tree) -> list[str]:
