@@ -176,7 +176,15 @@ def study_folder(study: str) -> str:
     return f"outputs/{study}"
 
 
+def launch_folder(study: str) -> str:
+    """Where Hydra may write before the plan looks at the name: `outputs/.refused` for one it will refuse."""
+    try:
+        return study_folder(study)
+    except ValueError:
+        return "outputs/.refused"
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; call before `hydra.main`."""
     ConfigStore.instance().store(name="base_config", node=Config)
-    OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
+    OmegaConf.register_new_resolver("launch_folder", launch_folder, replace=True)

@@ -90,8 +90,8 @@ def test_an_editor_is_frozen_and_refuses_unknown_keys(name):
 def test_one_configuration_of_each_class_says_its_defaults():
     """`Rome(layer=1)` in a notebook is `editor=rome editor.layer=1`."""
     same = {}
-    for name in FILES:
-        given = OmegaConf.to_container(OmegaConf.load(FILES[name]))
+    for path in FILES.values():
+        given = OmegaConf.to_container(OmegaConf.load(path))
         given = {k: CHOSEN[k] if v == "???" else v for k, v in given.items() if k != "name"}
         editor = instantiate(given)
         plain = type(editor)(**{k: v for k, v in given.items() if k in CHOSEN})

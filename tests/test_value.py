@@ -146,7 +146,6 @@ def test_the_suffix_alone_gives_the_same_with_a_first_token_of_its_own(
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
 def test_fast_values_are_the_plain_ones(tiny_model, requests, family):
     model = tiny_model(family, dtype="float64")
-    assert can_be_cut(model)
     fast, plain = (
         optimise_values(
             model, requests, CONTEXTS, SITES["mlp_out"], replace(SETTINGS, fast=fast)
@@ -157,13 +156,37 @@ def test_fast_values_are_the_plain_ones(tiny_model, requests, family):
 
 
 def test_eager_float64_models_take_the_plain_way(tiny_model, requests):
+    lines = [Line(r.prompt, r.subject) for r in requests]
     model = tiny_model("gemma2", dtype="float64")
-    assert not can_be_cut(model)
+    rows = lay_out(model.tokenizer, lines)
+    assert not can_be_cut(model, rows)
+    assert can_be_cut(tiny_model("gemma2"), rows)
+    assert can_be_cut(tiny_model("gpt2", dtype="float64"), rows)
     assert (
         optimise_values(model, requests, CONTEXTS, SITES["mlp_out"], SETTINGS)
         .value.isfinite()
         .all()
     )
+
+
+def test_rows_that_fit_only_one_by_one_take_the_plain_way(tiny_model, requests):
+    """One text long before its subject, one long behind: aligned they are too wide."""
+    long = "the baker " * 20
+    early = replace(requests[0], prompt="{} " + long)
+    late = replace(requests[0], prompt=long + "{}")
+    model = tiny_model("gptj", max_position_embeddings=70)
+    rows = lay_out(model.tokenizer, [Line(r.prompt, r.subject, "Rome") for r in (early, late)])
+    assert rows.ids.shape[1] <= 70
+    assert not can_be_cut(model, rows)
+    values = optimise_values(model, [early, late], ["{}"], SITES["mlp_out"], SETTINGS).value
+    assert values.isfinite().all()
+
+
+def test_a_text_longer_than_the_model_takes_is_refused(tiny, requests):
+    with pytest.raises(ValueError, match=r"tokens and the model takes 128.*editor\.contexts"):
+        optimise_values(
+            tiny, requests, ["{}", "the baker " * 70 + "{}"], SITES["mlp_out"], SETTINGS
+        )
 
 
 def test_one_step_makes_no_update(tiny, requests):

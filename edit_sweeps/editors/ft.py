@@ -15,10 +15,11 @@ from torch.func import functional_call
 
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.located import check_layers
+from edit_sweeps.editors.reading import rows_for
 from edit_sweeps.ledger import Dense, Ledger
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
-from edit_sweeps.tokens import IGNORE, Line, Rows, lay_out
+from edit_sweeps.tokens import IGNORE, Line, Rows
 
 LOSSES = ("target", "last_token")
 
@@ -136,4 +137,4 @@ class FineTune(Editor):
 
 def _lay_out(model: EditableModel, requests: Sequence[EditRequest]) -> Rows:
     lines = [Line(r.prompt, r.subject, r.target_new) for r in requests]
-    return lay_out(model.tokenizer, lines, model.device)
+    return rows_for(model, lines)

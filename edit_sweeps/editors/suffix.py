@@ -22,14 +22,16 @@ from edit_sweeps.model import EditableModel
 from edit_sweeps.tokens import IGNORE, Rows
 
 
-def can_be_cut(model: EditableModel) -> bool:
-    """Whether padding on the left is harmless.
+def can_be_cut(model: EditableModel, rows: Rows) -> bool:
+    """Whether padding on the left is harmless, and the aligned rows fit the model.
 
     Eager attention takes its softmax in float32; the finite float64 that stands for minus infinity
     in masks is infinite there, and a row of nothing else is NaN.
     """
     eager = model.network.config._attn_implementation == "eager"  # noqa: SLF001  # has no public name
-    return not (eager and model.dtype == torch.float64)
+    behind = int((rows.mask.sum(1) - rows.lookup).max())
+    fits = int(rows.lookup.max()) + behind <= model.max_length
+    return fits and not (eager and model.dtype == torch.float64)
 
 
 class Suffix(Shifted):

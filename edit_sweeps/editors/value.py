@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from edit_sweeps.editors.base import Trace
-from edit_sweeps.editors.reading import Site, read_outputs
+from edit_sweeps.editors.reading import Site, read_outputs, rows_for
 from edit_sweeps.editors.shifted import Shifted, Whole
 from edit_sweeps.editors.suffix import Suffix, can_be_cut
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
-from edit_sweeps.tokens import IGNORE, Line, lay_out
+from edit_sweeps.tokens import IGNORE, Line
 
 KL_PROMPT = "{} is a"
 BETAS = (0.9, 0.999)
@@ -45,9 +45,8 @@ class ValueSettings:
         kl_factor: Weight of the divergence from the unshifted model's next token.
         early_stop: An edit stops when its whole loss is below.
         batch_size: Edits in one forward pass; a matter of memory and speed only.
-        fast: Run what stands before the shift once and keep it (`suffix.Suffix`); the same up to
-            rounding. Float64 models with eager attention take the plain way all the same: a
-            token that may attend to nothing but padding is NaN there.
+        fast: Run what stands before the shift once and keep it (`suffix.Suffix`), where
+            `suffix.can_be_cut`; the same up to rounding.
     """
 
     lr: float = 0.5
@@ -167,8 +166,8 @@ def _optimise(
             Line(KL_PROMPT, r.subject),
         )
     ]
-    rows = lay_out(model.tokenizer, lines, model.device)
-    way = Suffix if settings.fast and can_be_cut(model) else Whole
+    rows = rows_for(model, lines)
+    way = Suffix if settings.fast and can_be_cut(model, rows) else Whole
     shifted = way(model, site.module(model), rows, len(contexts) + 1)
     precision = torch.float64 if model.dtype == torch.float64 else torch.float32
     start = read_outputs(model, requests, site).T.to(precision)

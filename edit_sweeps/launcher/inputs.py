@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from edit_sweeps import requests
 from edit_sweeps.cell import ARTEFACTS, Cell, Digests, Tree
+from edit_sweeps.config import study_folder
 
 PACKAGE = Path(__file__).parent.parent
 RESUME = ("auto", "only_missing", "force")
@@ -44,6 +45,10 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
 def check_values(tree: Tree) -> list[str]:
     """What is wrong with the plain values of one cell."""
     reasons = []
+    try:
+        study_folder(tree["study"])
+    except ValueError as error:
+        reasons.append(str(error))
     none = tree["editor"]["name"] == "none"
     if not none and tree["num_edits"] < 1:
         reasons.append(

@@ -27,9 +27,10 @@ def question_item(world: World, rng: random.Random, *, test: bool) -> Item:
         if question_is_test(fact) == test:
             break
     relation = RELATIONS[fact[1]]
+    near, far = relation.held_out_questions
     forms = relation.questions
-    if test and rng.random() < 0.75:
-        forms = relation.held_out_questions
+    if test:
+        forms = rng.choices((forms, (near,), (far,)), (0.45, 0.4, 0.15))[0]
     question = rng.choice(forms).format(fact[0])
     return Item(
         prompt=f"Question: {question}\nAnswer:", answer=world.facts[fact], recalls_facts=True
