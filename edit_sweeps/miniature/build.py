@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 N_REQUESTS = 640
 N_ITEMS = 250
 N_NEIGHBORS = 5
+# Single edits of these facts often fail on models this small: many other texts name cities and
+# countries.
+NOT_EDITED = ("in_country", "continent", "currency")
 
 Row = dict[str, Any]
 
@@ -42,7 +45,8 @@ def data_files(world: World) -> dict[str, list[Row]]:
 def edit_requests(world: World, seed: int = 0) -> list[Row]:
     """Edit requests in a fixed shuffled order, one for a fact at most."""
     rng = random.Random(f"requests {seed}")
-    facts = rng.sample(sorted(world.facts), N_REQUESTS)
+    editable = [fact for fact in sorted(world.facts) if fact[1] not in NOT_EDITED]
+    facts = rng.sample(editable, N_REQUESTS)
     return [_request(world, rng, index, fact) for index, fact in enumerate(facts)]
 
 

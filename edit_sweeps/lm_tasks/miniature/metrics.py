@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from pathlib import Path
@@ -41,8 +42,7 @@ def short_answer(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 def summary(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L, and whether the summary is the expected one."""
     answer = results[0].strip()
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
-    scores = scorer.score(doc["answer"], answer)
+    scores = _rouge().score(doc["answer"], answer)
     return {
         "rouge": sum(s.fmeasure for s in scores.values()) / len(scores),
         "exact_match": float(answer == doc["answer"]),
@@ -62,6 +62,11 @@ def micro_f1(counts: list[Counts]) -> float:
     """F1 over the entities of all documents."""
     hits, spurious, missed = (sum(column) for column in zip(*counts, strict=True))
     return 2 * hits / (2 * hits + spurious + missed)
+
+
+@functools.cache
+def _rouge() -> RougeScorer:
+    return RougeScorer(["rouge1", "rouge2", "rougeL"])
 
 
 def _entities(text: str) -> Counter[tuple[str, str]]:
