@@ -28,7 +28,7 @@ def question_item(world: World, rng: random.Random, *, test: bool) -> Item:
             break
     relation = RELATIONS[fact[1]]
     near, far = relation.held_out_questions
-    forms = relation.questions
+    forms: tuple[str, ...] = relation.questions
     if test:
         forms = rng.choices((forms, (near,), (far,)), (0.45, 0.4, 0.15))[0]
     question = rng.choice(forms).format(fact[0])
