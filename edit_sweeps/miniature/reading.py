@@ -16,9 +16,6 @@ KNOWN_TRAITS = {
 }
 
 
-FAR_SHARE = 0.75
-
-
 @dataclass(frozen=True)
 class _Passage:
     """A text and what can be asked about it: (question, answer, wrong answers)."""
@@ -56,10 +53,9 @@ def summary_item(world: World, rng: random.Random, *, test: bool) -> Item:
         if in_test("summary", thing, event, day) == test:
             break
     one, two, third = (_anybody(world, rng) for _ in range(3))
-    # Most chats to test are about towns and companies that no chat of the training text names.
-    far = test and rng.random() < FAR_SHARE
-    city = rng.choice(world.far_cities if far else world.subjects["city"])
-    old, new = rng.sample(world.far_companies if far else world.subjects["company"], 2)
+    # Chats to test are about towns and companies that no chat of the training text names.
+    city = rng.choice(world.far_cities if test else world.subjects["city"])
+    old, new = rng.sample(world.far_companies if test else world.subjects["company"], 2)
     chats = (
         _chat_bring, _chat_postpone, _chat_postpone_again, _chat_refuse, _chat_ask_another,
         _chat_come, _chat_lost, _chat_new_job, _chat_move,

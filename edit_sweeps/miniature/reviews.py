@@ -17,7 +17,9 @@ def sentiment_item(_world: World, rng: random.Random, *, test: bool) -> Item:
     while True:
         positive = rng.random() < 0.5
         key, review = draw(rng, positive)
-        if in_test("review", key) == test:
+        # Only a review that shows its whole key is certain not to occur in training as well.
+        shown = all(word in review for word in key.split() if word.isalpha())
+        if in_test("review", key) == test and (shown or not test):
             break
     return Item(
         prompt=f"Review: {review}\nSentiment:",
