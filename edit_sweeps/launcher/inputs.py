@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 from edit_sweeps import requests
-from edit_sweeps.cell import ARTEFACTS, Cell, Digests, Tree
+from edit_sweeps.cell import ARTEFACTS, Cell, Digests, Tree, digest
 from edit_sweeps.config import study_folder
 
 PACKAGE = Path(__file__).parent.parent
@@ -112,6 +113,8 @@ def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
         source = tree["moments"].get("file") or tree["moments"]["source"]
         if Path(source).is_file():
             found["moments"] = digests.of(Path(source))
+        elif source == "miniature":
+            found["moments"] = digest_world()
     for name, spec in tree["task"].items():
         folder = PACKAGE / "lm_tasks" / str(spec["folder"])
         if spec["folder"] == "miniature":
@@ -121,6 +124,14 @@ def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
         elif spec["folder"] and Path(spec["folder"]).is_dir():
             found[f"task.{name}"] = digests.of(Path(spec["folder"]))
     return found
+
+
+@functools.cache
+def digest_world() -> str:
+    """Digest of the beginning of the miniature's training text, which moments and contexts are made of."""
+    from edit_sweeps.miniature import training_text
+
+    return digest(training_text(200, seed=0))
 
 
 def digest_model(model: Tree, digests: Digests) -> str | None:
