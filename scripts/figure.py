@@ -1,6 +1,6 @@
 """Draw the figures of the README and the docs from a study's table.csv.
 
-python scripts/figure.py outputs/curve/table.csv docs/curve-gpt2.png --title "GPT-2 miniature"
+python scripts/figure.py outputs/curve/table.csv docs/first_sweep.png --title "GPT-2 miniature"
 """
 
 from __future__ import annotations

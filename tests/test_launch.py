@@ -185,12 +185,12 @@ def test_killed_at_random_moments_and_repeated_it_ends_with_the_undisturbed_resu
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            process.wait(timeout=draw.uniform(0.3, 0.7) * whole)
+            process.wait(timeout=draw.uniform(0.1, 0.45) * whole)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
             process.wait()
-    assert killed >= 3, "the process was too quick to be disturbed"
+    assert killed >= 2, "the process was too quick to be disturbed"
     launch(rough, *arguments)
     assert results(rough) == results(calm)
 
