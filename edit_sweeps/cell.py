@@ -86,12 +86,14 @@ class Cell:
         return digest({part: self.identity[part] for part in parts if part in self.identity})
 
     def missing_artefacts(self) -> set[str]:
-        """What `save` asks for and the folder lacks; a baseline has nothing to save."""
+        """What `save` asks for and the folder lacks."""
+        return {a for a in self.asked_artefacts() if not (self.folder / ARTEFACTS[a]).exists()}
+
+    def asked_artefacts(self) -> set[str]:
+        """What `save` asks for; a baseline has nothing to save."""
         save = self.config["save"]
         wanted = set(save if isinstance(save, list) else [save]) & set(ARTEFACTS)
-        if self.is_baseline:
-            return set()
-        return {artefact for artefact in wanted if not (self.folder / ARTEFACTS[artefact]).exists()}
+        return set() if self.is_baseline else wanted
 
     def state(self) -> str:
         """One of done, collapsed, failed, pending, as the disk says."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from edit_sweeps.model import EditableModel
 
@@ -76,6 +76,7 @@ class Ledger:
         self._seed = seed
         self._originals: dict[str, Tensor] = {}
         self._masters: dict[str, Tensor] = {}
+        self._replaced: dict[str, nn.Module] = {}
         self._writes = 0
         self._finished = False
 
@@ -106,6 +107,43 @@ class Ledger:
         self._writes += 1
         self._store(parameter)
 
+    def attach(self, path: str, module: nn.Module) -> None:
+        """Put a module in the place of one of the model's (GRACE, WISE); `revert` takes it out again.
+
+        `save` and `load` know weights only: an editor that attaches keeps what its module learnt in
+        its `State` and attaches again in `Editor.resume`.
+
+        Args:
+            path: Full name of the submodule that is replaced.
+            module: Usually holds the one it replaces; must have no hooks left on it.
+
+        Raises:
+            RuntimeError: Something is attached there already, or a regularizer is set: there is no
+                update that it could change.
+        """
+        if self._regularizer is not None:
+            name = type(self._regularizer).__name__
+            msg = f"a module attached to the model has no update for {name} to change; use regularizer=none"
+            raise RuntimeError(msg)
+        if path in self._replaced:
+            msg = f"{path} has an attached module already; detach it first"
+            raise RuntimeError(msg)
+        self._replaced[path] = self.model.network.get_submodule(path)
+        self.model.network.set_submodule(path, module)
+
+    def detach(self, path: str) -> None:
+        """Put the model's own module back.
+
+        Raises:
+            KeyError: Nothing is attached at `path`.
+        """
+        self.model.network.set_submodule(path, self._replaced.pop(path))
+
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """Paths where a module stands in for the model's own."""
+        return tuple(self._replaced)
+
     def finish(self) -> None:
         """Let the regularizer change the sum of all updates; call it once, after the last write."""
         if self._regularizer is None or self._finished:
@@ -121,7 +159,9 @@ class Ledger:
             self._finished = True
 
     def revert(self) -> None:
-        """Put the original weights back, bit for bit, and forget all updates."""
+        """Take out what is attached, put the original weights back bit for bit, forget all updates."""
+        for path in self.attached:
+            self.detach(path)
         for name, original in self._originals.items():
             self._assign(name, original)
         self._originals, self._masters = {}, {}

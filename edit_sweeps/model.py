@@ -160,6 +160,12 @@ class EditableModel:
         self._check(layer)
         return f"{self.architecture.block}.{layer}.{self.architecture.mlp_out}.weight"
 
+    def mlp_parameters(self, layer: int) -> tuple[str, ...]:
+        """Full names of all MLP weights of a layer, those that make the key first (MEND, UltraEdit)."""
+        row = self.architecture
+        home = f"{row.block}.{self._check(layer)}"
+        return tuple(f"{home}.{path}.weight" for path in (*row.mlp_in, row.mlp_out))
+
     def parameter(self, name: str) -> nn.Parameter:
         """A parameter by its full name."""
         return self.network.get_parameter(name)
@@ -186,10 +192,11 @@ class EditableModel:
         """Digest of the unedited model, taken when this object was made; see `fingerprint_of`."""
         return self._fingerprint
 
-    def _check(self, layer: int) -> None:
+    def _check(self, layer: int) -> int:
         if not 0 <= layer < self.n_layers:
             msg = f"layer {layer} is outside this model: it has layers 0 to {self.n_layers - 1}"
             raise ValueError(msg)
+        return layer
 
 
 def fingerprint_of(network: PreTrainedModel) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 from edit_sweeps import provenance
 from edit_sweeps.cell import RECORD_FILE, Cell, digest
 from edit_sweeps.edit_scores import EditScoreSettings, score_edits
-from edit_sweeps.editors.base import Editor
+from edit_sweeps.editors.base import Editor, Stores
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel, load_model
-from edit_sweeps.moments import MomentSettings, MomentStore
+from edit_sweeps.moments import MomentSettings
 from edit_sweeps.record import Comparison, Record, Score
 from edit_sweeps.regularizers import Regularizer
 from edit_sweeps.requests import EditRequest, drop_edited_probes, load_requests, superseded
@@ -160,13 +160,13 @@ def write_edits(cell: Cell, ledger: Ledger, requests: list[EditRequest]) -> list
     """Write `requests` through `ledger`, from the longest stored prefix on; returns each edit's course."""
     config = cell.config
     editor = build_editor(config)
-    store = MomentStore(pick(MomentSettings, config["moments"]), Path(config["cache_dir"]))
+    stores = Stores.at(pick(MomentSettings, config["moments"]), Path(config["cache_dir"]))
     trajectory = Trajectory(
         trajectory_folder(cell),
         model=ledger.model,
         editor=editor,
         ledger=ledger,
-        prepared=editor.prepare(ledger.model, store),
+        prepared=editor.prepare(ledger.model, stores),
         batch_size=int(config["edits"]["batch_size"]),
     )
     traces = trajectory.advance(requests)

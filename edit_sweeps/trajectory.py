@@ -76,6 +76,7 @@ class Trajectory:
         if start:
             traces, state.tensors = self._load(start)
             state.edits_done = start
+            self.editor.resume(self.model, self.ledger, state)
             log.info("continuing from the stored prefix of %d edits", start)
         saved = time.monotonic()
         passing: int | None = None

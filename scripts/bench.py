@@ -23,10 +23,11 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from edit_sweeps import config as schema
+from edit_sweeps.editors.base import Stores
 from edit_sweeps.launcher.plan import freeze
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel, load_model
-from edit_sweeps.moments import MomentSettings, MomentStore
+from edit_sweeps.moments import MomentSettings
 from edit_sweeps.requests import load_requests
 from edit_sweeps.run import build_editor, pick
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec
@@ -103,11 +104,11 @@ def random_gpt2_small(folder: Path) -> str:
     return str(folder)
 
 
-def bench_editor(config: dict, edits: int, store: MomentStore, device: str) -> None:
+def bench_editor(config: dict, edits: int, stores: Stores, device: str) -> None:
     """Time `edits` edits dealt out as `config` says."""
     model = load_model(SimpleNamespace(**config["model"]), device)
     editor = build_editor(config)
-    prepared = editor.prepare(model, store)
+    prepared = editor.prepare(model, stores)
     ledger, state = Ledger(model), editor.start(model, prepared)
     requests = load_requests(SimpleNamespace(**config["dataset"]), edits + 1, 0)
     size = int(config["edits"]["batch_size"])
@@ -124,18 +125,18 @@ def bench_editor(config: dict, edits: int, store: MomentStore, device: str) -> N
     )
 
 
-def bench_moments(config: dict, layers: list[int], device: str) -> MomentStore:
+def bench_moments(config: dict, layers: list[int], device: str) -> Stores:
     """Tokens per second of the second moments of `layers`, their eigendecompositions included."""
     model = load_model(SimpleNamespace(**config["model"]), device)
     settings = pick(MomentSettings, config["moments"])
-    store = MomentStore(settings, Path(tempfile.mkdtemp()))
+    stores = Stores.at(settings, Path(tempfile.mkdtemp()))
     start = time.perf_counter()
-    store.get(model, layers)
+    stores.moments.get(model, layers)
     seconds = time.perf_counter() - start
     print(
         f"  second moments of {len(layers)} layers: {settings.tokens / seconds:,.0f} tokens/s ({seconds:.1f} s)"
     )
-    return store
+    return stores
 
 
 def bench_tasks(config: dict, device: str) -> None:
@@ -174,12 +175,12 @@ def main() -> None:
             print(name)
             rest = [o for o in overrides if not o.startswith("editor.")]
             config = composed(*rest, f"editor.layer={layer}")
-            store = bench_moments(config, json.loads(layers), args.device)
+            stores = bench_moments(config, json.loads(layers), args.device)
             for editor in ("rome", "r_rome"):
                 bench_editor(
                     composed(f"editor={editor}", f"editor.layer={layer}", *overrides),
                     args.edits,
-                    store,
+                    stores,
                     args.device,
                 )
             for size in (1, args.edits):
@@ -190,7 +191,7 @@ def main() -> None:
                     f"edits.batch_size={size}",
                     *overrides,
                 )
-                bench_editor(cell, args.edits, store, args.device)
+                bench_editor(cell, args.edits, stores, args.device)
             if name == "miniature":
                 bench_tasks(config, args.device)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

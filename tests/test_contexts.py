@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+from edit_sweeps.editors.base import Stores
 from edit_sweeps.editors.contexts import (
     ContextRecipe,
     flatten,
@@ -19,7 +20,7 @@ from edit_sweeps.editors.contexts import (
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.memit import Memit
 from edit_sweeps.editors.rome import Rome
-from edit_sweeps.moments import MomentSettings, MomentStore
+from edit_sweeps.moments import MomentSettings
 
 
 def recipe(**changes):
@@ -51,7 +52,7 @@ def test_anything_else_is_refused_with_its_place(entries):
 
 def test_other_braces_of_a_context_are_left_alone(tiny, requests):
     editor = Rome(layer=1, contexts=["{}", "set {a, b}. "], second_moment=False)
-    found = editor.prepare(tiny, MomentStore(MomentSettings(), "unused"))
+    found = editor.prepare(tiny, Stores.at(MomentSettings(), "unused"))
     assert found.contexts == (("{}",), ("set {a, b}. {}",))
 
 
@@ -155,7 +156,7 @@ def test_impossible_recipes_are_refused(changes, message):
 
 
 def test_rome_has_twenty_contexts_of_their_own_and_memit_five_in_a_group(tiny):
-    store = MomentStore(MomentSettings(), "unused")
+    store = Stores.at(MomentSettings(), "unused")
     rome = Rome(layer=0, second_moment=False).prepare(tiny, store).contexts
     assert [len(group) for group in rome] == [1] * 21
     memit = Memit(layers=[0], second_moment=False).prepare(tiny, store).contexts

@@ -314,3 +314,46 @@ def test_a_regularizer_sees_matrices_in_math_orientation_and_seeded_draws(tiny_m
     other = Watch()
     Ledger(tiny_model("gpt2"), other, seed=8).write(name, draw(model, 1))
     assert other.seen[0][2] != first[2]
+
+
+class Louder(torch.nn.Module):
+    """Twice what the module it stands for puts out."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
+def logits(model):
+    return model.network(torch.tensor([[1, 2, 3, 4]])).logits
+
+
+def test_an_attached_module_acts_until_revert_and_leaves_no_trace(tiny):
+    path, before, weights = "transformer.h.1.mlp.c_proj", logits(tiny), bits(tiny)
+    modules = dict(tiny.network.named_modules())
+    ledger = Ledger(tiny)
+    ledger.attach(path, Louder(tiny.network.get_submodule(path)))
+    assert ledger.attached == (path,)
+    assert not torch.allclose(logits(tiny), before)
+    assert ledger.delta() == {}
+    with pytest.raises(RuntimeError, match="attached module already"):
+        ledger.attach(path, Louder(tiny.network.get_submodule(path)))
+    ledger.revert()
+    assert ledger.attached == ()
+    assert dict(tiny.network.named_modules()) == modules
+    assert torch.equal(logits(tiny), before)
+    assert same(bits(tiny), weights)
+    with pytest.raises(KeyError):
+        ledger.detach(path)
+
+
+def test_a_regularizer_has_nothing_to_do_with_an_attached_module(tiny):
+    class Nothing(Regularizer):
+        pass
+
+    path = "transformer.h.1.mlp.c_proj"
+    with pytest.raises(RuntimeError, match="Nothing to change; use regularizer=none"):
+        Ledger(tiny, Nothing()).attach(path, Louder(tiny.network.get_submodule(path)))

@@ -81,6 +81,16 @@ def test_names_and_modules_of_a_layer_agree(family, tiny_model):
     assert name in dict(model.network.named_parameters())
 
 
+def test_all_mlp_weights_of_a_layer_are_named(family, tiny_model):
+    model = tiny_model(family)
+    names = model.mlp_parameters(2)
+    assert names[-1] == model.parameter_name(2)
+    shapes = [model.parameter(name).shape for name in names]
+    matrices = {n for n, p in model.network.named_parameters() if ".2." in n and p.dim() == 2}
+    attention = {n for n in matrices if f".{model.architecture.attention}." in n}
+    assert set(names) == matrices - attention, shapes
+
+
 @pytest.mark.parametrize("layer", [-1, LAYERS, 99])
 def test_a_layer_outside_the_model_is_refused(tiny, layer):
     for ask in (tiny.block, tiny.mlp_out, tiny.parameter_name, tiny.matrix):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edit_sweeps.editors.base import Prepared
+from edit_sweeps.editors.base import Prepared, Stores
 from edit_sweeps.editors.rome import Rome
 from edit_sweeps.editors.value import ValueSettings
 from edit_sweeps.ledger import Ledger
-from edit_sweeps.moments import Moment, MomentSettings, MomentStore
+from edit_sweeps.moments import Moment, MomentSettings
 from tests import published
 
 GROUPS = (("{}",), ("I know this. {}",), ("The baker said: {}",))
@@ -76,7 +76,7 @@ def test_without_a_second_moment_the_direction_is_the_mean_key(tiny_model, reque
     model = tiny_model("gpt2", dtype="float64")
     editor = Rome(layer=LAYER, value=SETTINGS, second_moment=False, contexts=["{}", "So. "])
     key = published.mean_key(model, (("{}",), ("So. {}",)), requests[0], LAYER)
-    found = editor.prepare(model, MomentStore(MomentSettings(), "unused"))
+    found = editor.prepare(model, Stores.at(MomentSettings(), "unused"))
     assert found.moments == {}
     ledger = Ledger(model)
     editor.edit(model, requests[:1], ledger, editor.start(model, found))

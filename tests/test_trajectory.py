@@ -58,6 +58,9 @@ class Counting:
     def start(self, model, prepared):
         return self.inner.start(model, prepared)
 
+    def resume(self, model, ledger, state):
+        self.inner.resume(model, ledger, state)
+
     def edit(self, model, requests, ledger, state):
         if state.edits_done == self.stop_at:
             raise KeyboardInterrupt

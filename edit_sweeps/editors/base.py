@@ -5,14 +5,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel
-from edit_sweeps.moments import Moment, MomentStore
+from edit_sweeps.moments import Moment, MomentSettings, MomentStore
 from edit_sweeps.requests import EditRequest
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where `Editor.prepare` finds and leaves what is worked out once for each model.
+
+    Attributes:
+        moments: Second moments.
+        cache_dir: Its sub-folders are shared by all studies; hyper-networks go to `hypernets/`.
+    """
+
+    moments: MomentStore
+    cache_dir: Path
+
+    @classmethod
+    def at(cls, settings: MomentSettings, cache_dir: Path) -> Stores:
+        """Both below `cache_dir`."""
+        return cls(MomentStore(settings, cache_dir), cache_dir)
 
 
 @dataclass(frozen=True)
@@ -22,10 +41,12 @@ class Prepared:
     Attributes:
         moments: Layer -> second moment of the keys of that layer.
         contexts: Groups of templates with one `{}` where the prompt goes; a group counts once in a mean.
+        hypernet: Trained network that computes updates (MEND); None for all others.
     """
 
     moments: Mapping[int, Moment] = field(default_factory=dict)
     contexts: tuple[tuple[str, ...], ...] = (("{}",),)
+    hypernet: nn.Module | None = None
 
 
 @dataclass
@@ -82,6 +103,12 @@ class Editor(ABC):
     one_at_a_time: ClassVar[bool] = False
     """Whether `edit` accepts exactly one request (ROME); such an editor refuses `edits=batch`."""
 
+    attaches: ClassVar[bool] = False
+    """Whether the method puts a module into the model instead of changing weights (GRACE, WISE).
+
+    Such an edit has no delta: regularizers and every `save` refuse it.
+    """
+
     def check(self, n_layers: int) -> None:  # noqa: B027  # most editors add to it, `none` does not
         """Refuse hyper-parameters that a model with `n_layers` blocks cannot have.
 
@@ -91,13 +118,19 @@ class Editor(ABC):
             ValueError: Says what was given and what is allowed.
         """
 
-    def prepare(self, model: EditableModel, store: MomentStore) -> Prepared:  # noqa: ARG002
-        """Statistics, contexts or a hyper-network from the *unedited* model; cached on disk by the store."""
+    def prepare(self, model: EditableModel, stores: Stores) -> Prepared:  # noqa: ARG002
+        """Statistics, contexts or a hyper-network from the *unedited* model; cached on disk."""
         return Prepared()
 
     def start(self, model: EditableModel, prepared: Prepared) -> State:  # noqa: ARG002
         """The state before the first batch."""
         return State(prepared)
+
+    def resume(self, model: EditableModel, ledger: Ledger, state: State) -> None:  # noqa: B027
+        """Bring back what neither the ledger nor `state` can by themselves: attached modules.
+
+        Called once after a stored prefix was loaded; mutates the model (by `ledger`).
+        """
 
     @abstractmethod
     def edit(

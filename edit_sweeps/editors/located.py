@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from edit_sweeps.editors.base import Editor, Prepared
+from edit_sweeps.editors.base import Editor, Prepared, Stores
 from edit_sweeps.editors.contexts import ContextRecipe, make_contexts, read_contexts
 from edit_sweeps.editors.value import ValueSettings
 from edit_sweeps.model import EditableModel
-from edit_sweeps.moments import MomentStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +55,11 @@ class LocatedEditor(Editor):
         read_contexts(self.contexts, self.contexts_file)
         self._recipe()
 
-    def prepare(self, model: EditableModel, store: MomentStore) -> Prepared:
+    def prepare(self, model: EditableModel, stores: Stores) -> Prepared:
         """Contexts, and second moments of the edited layers, of the unedited model."""
         given = read_contexts(self.contexts, self.contexts_file)
         return Prepared(
-            moments=store.get(model, self.edited_layers) if self.second_moment else {},
+            moments=stores.moments.get(model, self.edited_layers) if self.second_moment else {},
             contexts=given or make_contexts(model, self._recipe()),
         )
 

@@ -44,11 +44,21 @@ def check_editor(cell: Cell, n_layers: int) -> list[str]:
     name = cell.config["editor"]["name"]
     try:
         editor = build_editor(cell.config)
-        build_regularizer(cell.config)
+        regularizer = build_regularizer(cell.config)
         if n_layers:
             editor.check(n_layers)
     except Exception as error:  # Hydra wraps whatever a constructor raises
         return [f"editor={name}: {one_line(error.__cause__ or error)}"]
+    if editor.attaches and regularizer is not None:
+        return [
+            f"editor={name} puts a module into the model and writes no update that "
+            f"regularizer={cell.config['regularizer']['name']} could change; use regularizer=none"
+        ]
+    if editor.attaches and cell.asked_artefacts():
+        return [
+            f"editor={name} puts a module into the model, so there are no changed weights to keep: "
+            f"save={','.join(sorted(cell.asked_artefacts()))} is not possible; use save=none"
+        ]
     size = cell.config["edits"]["batch_size"]
     if editor.one_at_a_time and size > 1 and not cell.is_baseline:
         return [
