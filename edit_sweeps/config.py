@@ -158,6 +158,7 @@ class Config:
     save: Any = "none"
     resume: str = "auto"
     dry_run: bool = False
+    impossible: str = "refuse"
     cache_dir: str = "outputs/.cache"
 
 

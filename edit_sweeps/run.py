@@ -253,7 +253,7 @@ def trajectory_folder(cell: Cell) -> Path:
 def new_record(cell: Cell) -> Record:
     """A record that knows its cell and nothing else."""
     config = {
-        k: v for k, v in cell.config.items() if k not in {"wandb", "cluster", "dry_run", "resume"}
+        k: v for k, v in cell.config.items() if k not in {"wandb", "cluster", "dry_run", "resume", "impossible"}
     }
     return Record(cell.key, cell.name, "running", config, overrides=cell.overrides)
 

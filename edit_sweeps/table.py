@@ -31,6 +31,9 @@ COLUMNS = CELL_COLUMNS + SCORE_COLUMNS
 LOWER_IS_BETTER = frozenset({"perplexity", "weighted_perplexity", "bits_per_byte"})
 """Aggregations of `Score` where a rise is a loss."""
 
+Z_95 = 1.959964
+"""Half the width of a normal distribution's 95 % interval, in standard deviations."""
+
 NO_COMPARISON = Comparison(None, None, None, None, None, None, 0)
 
 Row = dict[str, Any]
@@ -254,6 +257,27 @@ def mean_retention(record: Record) -> float | None:
     """Mean over the tasks whose headline metric has a retention; None when there is none."""
     kept = [c.retention for _, _, c in headlines(record).values() if c.retention is not None]
     return sum(kept) / len(kept) if kept else None
+
+
+def mean_retention_interval(record: Record) -> tuple[float, float] | None:
+    """95 % interval of `mean_retention`: the tasks' paired intervals, taken as independent and normal.
+
+    The spread is that of the documents, given this baseline and these edits; other requests or
+    another seed are not in it. None when there is no retention.
+    """
+    kept = [c for _, _, c in headlines(record).values() if c.retention is not None]
+    variance = 0.0
+    for _, score, c in headlines(record).values():
+        if c.retention is None:
+            continue
+        if c.low is None or c.high is None or c.baseline is None:
+            return None
+        variance += ((c.high - c.low) / (2 * Z_95 * (c.baseline - (score.chance or 0.0)))) ** 2
+    if not kept:
+        return None
+    middle = sum(c.retention or 0.0 for c in kept) / len(kept)
+    reach = Z_95 * variance**0.5 / len(kept)
+    return middle - reach, middle + reach
 
 
 def tasks_lost(record: Record) -> list[str]:

@@ -155,3 +155,16 @@ def test_what_needs_the_model_to_know_is_refused_before_anything_runs(
     assert says in shown
     assert "Traceback" not in shown
     assert not list(tmp_path.rglob("cells"))
+
+
+def test_a_grid_can_leave_out_what_its_editors_cannot_do(capsys, caplog):
+    points = [(f"editor={e}", "edits=batch", "num_edits=3") for e in ("rome", "memit")]
+    with pytest.raises(SystemExit):
+        launch(grid(*[(*point, "dry_run=true") for point in points]))
+    assert "one edit at a time" in capsys.readouterr().err
+    launch(grid(*[(*point, "dry_run=true", "impossible=drop") for point in points]))
+    shown = capsys.readouterr().out
+    assert "miniature-memit-n3" in shown
+    assert "rome" not in shown
+    assert "is left out: editor=rome writes one edit at a time" in caplog.text
+    assert "impossible=perhaps: refuse or drop" in refusal("impossible=perhaps")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
+
+from hydra.utils import get_class
 
 from edit_sweeps.cell import Cell, digest
 from edit_sweeps.launcher import inputs
@@ -12,13 +15,16 @@ from edit_sweeps.model import describe_model
 from edit_sweeps.run import build_editor, build_regularizer, pick
 from edit_sweeps.tasks import TaskSpec, task_names_exist
 
+log = logging.getLogger(__name__)
+
 
 def check(plan: Plan) -> None:
-    """Look at every cell that is to run.
+    """Look at every cell that is to run; mutates `plan` where `impossible=drop` takes cells out.
 
     Raises:
         Refusal: With every reason found.
     """
+    drop_clashes(plan)
     cells = plan.todo()
     reasons = inputs.check_counts([cell for cell in cells if not cell.is_baseline])
     reasons += check_tasks_exist(cells)
@@ -39,17 +45,34 @@ def check(plan: Plan) -> None:
         raise Refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
 
 
+def drop_clashes(plan: Plan) -> None:
+    """Take out of a grid with `impossible=drop` what its editors cannot do, and say so."""
+    for entry in list(plan.entries):
+        if not entry.todo or entry.cell.config["impossible"] != "drop":
+            continue
+        for reason in clashes(entry.cell):
+            log.warning("%s is left out: %s", entry.cell.name, reason)
+            plan.entries.remove(entry)
+
+
 def check_editor(cell: Cell, n_layers: int) -> list[str]:
-    """Whether the editor can be built, fits the model, and takes batches of this size."""
+    """Whether the editor and the regularizer can be built and fit the model and each other."""
     name = cell.config["editor"]["name"]
     try:
         editor = build_editor(cell.config)
-        regularizer = build_regularizer(cell.config)
+        build_regularizer(cell.config)
         if n_layers:
             editor.check(n_layers)
     except Exception as error:  # Hydra wraps whatever a constructor raises
         return [f"editor={name}: {one_line(error.__cause__ or error)}"]
-    if editor.attaches and regularizer is not None:
+    return clashes(cell)
+
+
+def clashes(cell: Cell) -> list[str]:
+    """At most one reason why the editor cannot do what the rest of the cell asks for."""
+    name = cell.config["editor"]["name"]
+    editor = get_class(cell.config["editor"]["_target_"])
+    if editor.attaches and cell.config["regularizer"].get("_target_"):
         return [
             f"editor={name} puts a module into the model and writes no update that "
             f"regularizer={cell.config['regularizer']['name']} could change; use regularizer=none"

@@ -66,6 +66,8 @@ def check_values(tree: Tree) -> list[str]:
         reasons.append("editor=none with task=none measures nothing: choose a task or an editor")
     if tree["resume"] not in RESUME:
         reasons.append(f"resume={tree['resume']}: one of {', '.join(RESUME)}")
+    if tree["impossible"] not in {"refuse", "drop"}:
+        reasons.append(f"impossible={tree['impossible']}: refuse or drop")
     save = tree["save"] if isinstance(tree["save"], list) else [tree["save"]]
     wrong = [s for s in save if s not in {"none", None, *ARTEFACTS}]
     if wrong:

@@ -30,6 +30,7 @@ NO_RESULT = {
     "save",
     "resume",
     "dry_run",
+    "impossible",
     "cache_dir",
     "experiment",
     "tuned",
