@@ -19,6 +19,7 @@ from edit_sweeps.table import (
     headline,
     loss_is_sure,
     mean_retention,
+    mean_retention_interval,
     read_cells,
     rows,
     tasks_lost,
@@ -226,6 +227,23 @@ def test_what_counts_as_a_sure_loss():
     assert {c: loss_is_sure(score, compared(*c)) for c in cases} == cases
     assert loss_is_sure(rises, compared(0.1, 0.2))
     assert not loss_is_sure(rises, compared(-0.2, -0.1))
+
+
+def test_the_interval_of_mean_retention_is_that_of_independent_tasks():
+    record = Record("k", "n", "done", {})
+    for task, base, chance in (("a", 0.8, 0.0), ("b", 0.9, 0.5)):
+        record.scores[task] = {"acc": Score(0.7, 50, chance=chance, headline=True)}
+        kept = (0.7 - chance) / (base - chance)
+        record.comparisons[task] = {
+            "acc": Comparison(base, 0.7 - base, 0.6 - base, 0.8 - base, None, kept, 50)
+        }
+    low, high = mean_retention_interval(record)
+    # Half widths .1/.8 and .1/.4 of two retentions, added in quadrature, halved by the mean.
+    half = (0.125**2 + 0.25**2) ** 0.5 / 2
+    assert (low, high) == pytest.approx((0.6875 - half, 0.6875 + half))
+    record.comparisons["a"]["acc"] = replace(record.comparisons["a"]["acc"], low=None)
+    assert mean_retention_interval(record) is None
+    assert mean_retention_interval(make_record("none", 0)) is None
 
 
 def test_headline_figures_leave_the_edits_and_side_metrics_out():
