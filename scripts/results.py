@@ -144,11 +144,11 @@ def fill(page: str, name: str, text: str) -> str:
     Raises:
         SystemExit: The page has no such marker.
     """
-    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(page):
         msg = f"{PAGE} has no marker <!-- {name} --> ... <!-- end -->"
         raise SystemExit(msg)
-    return pattern.sub(lambda found: found[1] + text + found[2], page)
+    return pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
 
 
 def main() -> None:
