@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edit_sweeps.editors.kernel import exact, inverse_of, solve_keys
-from edit_sweeps.moments import Moment
+from edit_sweeps.moment import Moment
 
 D_IN, D_OUT, EDITS, EARLIER = 24, 10, 5, 7
 

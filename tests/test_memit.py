@@ -12,7 +12,7 @@ from edit_sweeps.editors.memit import Memit
 from edit_sweeps.editors.reading import Site, read_keys, read_outputs
 from edit_sweeps.editors.value import ValueSettings, optimise_values
 from edit_sweeps.ledger import Ledger
-from edit_sweeps.moments import Moment
+from edit_sweeps.moment import Moment
 from tests import published
 
 GROUPS = (("{}",), ("I know this. {}", "The baker said: {}"))

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from edit_sweeps.moments import Moment
+from edit_sweeps.moment import Moment
 
 
 def random_matrix(d, rank=None, seed=0):

@@ -39,7 +39,7 @@ def test_the_value_is_that_of_the_published_procedure(tiny_model, requests, fami
     got = optimise_values(model, requests[:2], CONTEXTS, where, SETTINGS)
     for row, request in enumerate(requests[:2]):
         start, shift, loss, updates = published.value(
-            model, request, CONTEXTS, where.module(model), SETTINGS
+            model, request, CONTEXTS, where.modules(model)[0], SETTINGS
         )
         assert relative_error(got.start[row], start) < 1e-7  # gptj's attention is float32 inside
         assert relative_error(got.shift[row], shift) < 1e-6
@@ -52,7 +52,7 @@ def test_a_clamped_value_is_that_of_the_published_procedure(tiny_model, requests
     settings = replace(SETTINGS, clamp=0.8, weight_decay=0.01, steps=9)
     site = SITES["block_out"]
     got = optimise_values(model, requests[:1], CONTEXTS, site, settings)
-    start, shift, _, _ = published.value(model, requests[0], CONTEXTS, site.module(model), settings)
+    start, shift, _, _ = published.value(model, requests[0], CONTEXTS, site.modules(model)[0], settings)
     assert relative_error(got.shift[0], shift) < 1e-6
     assert got.clamped[0]
     assert got.shift[0].norm().item() == pytest.approx(0.8 * start.norm().item())
@@ -113,7 +113,7 @@ def shifted_both_ways(model, requests, site):
     for way in (Whole, Suffix):
         shift = torch.randn(2, model.d_out(0), generator=draw.manual_seed(1), dtype=model.dtype)
         shift.requires_grad_()
-        run = way(model, site.module(model), rows, len(CONTEXTS) + 1)
+        run = way(model, site.modules(model), rows, len(CONTEXTS) + 1)
         logits, labels = run.logits(edits, shift), run.kept.labels[edits]
         asked = labels != IGNORE
         logprobs = logits[asked].log_softmax(-1)

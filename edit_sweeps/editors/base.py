@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel
-from edit_sweeps.moments import Moment, MomentSettings, MomentStore
+from edit_sweeps.moment import Moment
+from edit_sweeps.moments import MomentSettings, MomentStore
 from edit_sweeps.requests import EditRequest
 
 

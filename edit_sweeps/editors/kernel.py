@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edit_sweeps.ledger import LowRank
-from edit_sweeps.moments import Moment
+from edit_sweeps.moment import Moment
 
 logger = logging.getLogger(__name__)
 

@@ -31,9 +31,21 @@ class Site:
     layer: int
     block: bool
 
-    def module(self, model: EditableModel) -> nn.Module:
-        """The module in `model`."""
-        return model.block(self.layer) if self.block else model.mlp_out(self.layer)
+    def modules(self, model: EditableModel) -> list[nn.Module]:
+        """The one module in `model`."""
+        return [model.block(self.layer) if self.block else model.mlp_out(self.layer)]
+
+
+@dataclass(frozen=True)
+class BothSite(Site):
+    """The attention's and the MLP's output of a layer side by side (PMET): two shifts at once."""
+
+    block: bool = False
+
+    def modules(self, model: EditableModel) -> list[nn.Module]:
+        """The attention, then the down projection."""
+        attention = model.block(self.layer).get_submodule(model.architecture.attention)
+        return [attention, model.mlp_out(self.layer)]
 
 
 def read_keys(
@@ -53,13 +65,14 @@ def read_keys(
 
 
 def read_outputs(model: EditableModel, requests: Sequence[EditRequest], site: Site) -> Tensor:
-    """Outputs of a module for the bare prompts, bias included.
+    """Outputs of a site's module for the bare prompts, bias included; of several, one below the other.
 
     Returns:
-        `[d_out, requests]` in float64, on the module's device where that has float64.
+        `[modules * d_out, requests]` in float64, on the module's device where that has float64.
     """
     lines = [Line(r.prompt, r.subject) for r in requests]
-    return _read(model, lines, site.module(model), inputs=False).T
+    found = [_read(model, lines, module, inputs=False).T for module in site.modules(model)]
+    return torch.cat([part.to(found[-1].device) for part in found])
 
 
 def rows_for(model: EditableModel, lines: Sequence[Line]) -> Rows:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,7 @@ class Shifted(ABC):
 
         Args:
             edits: `[n]`, which edits.
-            shift: `[n, d_out]`, added at the lookup token of each of their rows.
+            shift: `[n, modules * d_out]`, added at the lookup token of each of their rows.
 
         Returns:
             `[n, rows_per_edit, kept, vocab]`.
@@ -59,23 +60,22 @@ class Whole(Shifted):
 
     Args:
         model: Not changed.
-        module: Whose output is shifted.
+        modules: Whose outputs are shifted; each takes its share of a shift, in this order.
         rows: `edits * rows_per_edit` rows.
         rows_per_edit: Contexts plus one.
     """
 
     def __init__(
-        self, model: EditableModel, module: nn.Module, rows: Rows, rows_per_edit: int
+        self, model: EditableModel, modules: Sequence[nn.Module], rows: Rows, rows_per_edit: int
     ) -> None:
         self.kept = keep(rows, rows_per_edit)
-        self._model, self._module, self._rows = model, module, rows
+        self._model, self._modules, self._rows = model, modules, rows
         self._rows_per_edit = rows_per_edit
 
     def logits(self, edits: Tensor, shift: Tensor) -> Tensor:
         """As `Shifted.logits`."""
         rows = rows_of(edits.to(self._rows.ids.device), self._rows_per_edit)
-        change = shift_at(self._rows.lookup[rows], shift)
-        with replace_output(self._module, change, rows=len(rows)):
+        with shift_at(self._modules, self._rows.lookup[rows], shift):
             out = self._model.network(
                 input_ids=self._rows.ids[rows],
                 attention_mask=self._rows.mask[rows],
@@ -104,17 +104,25 @@ def rows_of(edits: Tensor, rows_per_edit: int) -> Tensor:
     return (edits[:, None] * rows_per_edit + within).flatten()
 
 
-def shift_at(lookup: Tensor, shift: Tensor) -> Callable[[Tensor], Tensor]:
-    """A change of `[rows, tokens, d_out]`: each edit's shift at its rows' lookup tokens.
+@contextmanager
+def shift_at(modules: Sequence[nn.Module], lookup: Tensor, shift: Tensor) -> Iterator[None]:
+    """Add each edit's shift to the modules' outputs at its rows' lookup tokens.
 
     Args:
+        modules: Each takes its share of the shift, in this order.
         lookup: `[rows]`, columns.
-        shift: `[edits, d_out]`; an edit's rows follow one another.
+        shift: `[edits, modules * d_out]`; an edit's rows follow one another.
     """
 
-    def add(hidden: Tensor) -> Tensor:
-        rows = torch.arange(len(hidden), device=hidden.device)
-        each = shift.to(hidden).repeat_interleave(len(hidden) // len(shift), 0)
-        return hidden.index_put((rows, lookup.to(hidden.device)), each, accumulate=True)
+    def adding(share: Tensor) -> Callable[[Tensor], Tensor]:
+        def add(hidden: Tensor) -> Tensor:
+            rows = torch.arange(len(hidden), device=hidden.device)
+            each = share.to(hidden).repeat_interleave(len(hidden) // len(share), 0)
+            return hidden.index_put((rows, lookup.to(hidden.device)), each, accumulate=True)
 
-    return add
+        return add
+
+    with ExitStack() as hooks:
+        for module, share in zip(modules, shift.chunk(len(modules), -1), strict=True):
+            hooks.enter_context(replace_output(module, adding(share), rows=len(lookup)))
+        yield

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from edit_sweeps.editors.shifted import Shifted, keep, rows_of, shift_at
-from edit_sweeps.hooks import replace_output
 from edit_sweeps.model import EditableModel
 from edit_sweeps.tokens import IGNORE, Rows
 
@@ -38,9 +38,9 @@ class Suffix(Shifted):
     """Keeps what stands before the shift in a cache; arguments as `shifted.Whole`."""
 
     def __init__(
-        self, model: EditableModel, module: nn.Module, rows: Rows, rows_per_edit: int
+        self, model: EditableModel, modules: Sequence[nn.Module], rows: Rows, rows_per_edit: int
     ) -> None:
-        self._model, self._module, self._rows_per_edit = model, module, rows_per_edit
+        self._model, self._modules, self._rows_per_edit = model, modules, rows_per_edit
         self._rows, self._prefix = _align(rows)
         self.kept = keep(_from(self._rows, self._prefix), rows_per_edit)
         self._places = "position_ids" in inspect.signature(model.network.forward).parameters
@@ -51,8 +51,7 @@ class Suffix(Shifted):
     def logits(self, edits: Tensor, shift: Tensor) -> Tensor:
         """As `Shifted.logits`."""
         rows = rows_of(edits.to(self._rows.ids.device), self._rows_per_edit)
-        change = shift_at(torch.zeros_like(rows), shift)
-        with replace_output(self._module, change, rows=len(rows)):
+        with shift_at(self._modules, torch.zeros_like(rows), shift):
             out = self._model.network(
                 input_ids=self._rows.ids[rows, self._prefix :],
                 attention_mask=self._rows.mask[rows],

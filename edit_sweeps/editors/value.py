@@ -73,6 +73,59 @@ class ValueSettings:
                 msg = f"editor.value.{name}={getattr(self, name)} must be 0 or more"
                 raise ValueError(msg)
 
+    def loss(self, nll: Tensor, kl: Tensor, decay: Tensor, said: Tensor) -> Tensor:  # noqa: ARG002
+        """`[edits]`, what is minimised; `said`: the target is the most probable text under every context."""
+        return nll + self.kl_factor * kl + self.weight_decay * decay
+
+    def over(self, loss: Tensor, kl: Tensor, since: Tensor) -> Tensor:  # noqa: ARG002
+        """`[edits]`, which have gone far enough; `since`: updates since the target was first said, -1 before."""
+        return loss < self.early_stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaidValueSettings(ValueSettings):
+    """Most-probable early stopping (ENCORE, arXiv 2502.01636, section 4): enough said is enough.
+
+    Attributes:
+        stop_after: Updates still made after the target has first become the most probable text
+            under every context.
+    """
+
+    stop_after: int = 3
+
+    def check(self) -> None:
+        """As `ValueSettings.check`; also refuse a negative count."""
+        super().check()
+        if not self.stop_after >= 0:
+            msg = f"editor.value.stop_after={self.stop_after} must be 0 or more"
+            raise ValueError(msg)
+
+    def over(self, loss: Tensor, kl: Tensor, since: Tensor) -> Tensor:
+        """Whichever comes first."""
+        return super().over(loss, kl, since) | (since >= self.stop_after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalmValueSettings(ValueSettings):
+    """PMET's loss (arXiv 2308.08742, section 4.2): once the target is said, only calm counts.
+
+    Attributes:
+        said_weight: Of the negative log-likelihood once the target is the most probable text under
+            every context.
+        calm: An edit stops when it is said and its divergence is at most this.
+    """
+
+    said_weight: float = 0.1
+    calm: float = 0.01
+
+    def loss(self, nll: Tensor, kl: Tensor, decay: Tensor, said: Tensor) -> Tensor:
+        """As above."""
+        return super().loss(nll.where(~said, self.said_weight * nll), kl, decay, said)
+
+    def over(self, loss: Tensor, kl: Tensor, since: Tensor) -> Tensor:  # noqa: ARG002
+        """Said and calm."""
+        return (since >= 0) & (kl <= self.calm)
+
 
 @dataclass(frozen=True)
 class Values:
@@ -168,20 +221,21 @@ def _optimise(
     ]
     rows = rows_for(model, lines)
     way = Suffix if settings.fast and can_be_cut(model, rows) else Whole
-    shifted = way(model, site.module(model), rows, len(contexts) + 1)
+    shifted = way(model, site.modules(model), rows, len(contexts) + 1)
     precision = torch.float64 if model.dtype == torch.float64 else torch.float32
     start = read_outputs(model, requests, site).T.to(precision)
-    descent = _Descent(start, settings)
+    descent = _Descent(start, settings, parts=len(site.modules(model)))
     active = torch.arange(len(requests), device=start.device)
     before = None
     for step in range(settings.steps):
         shift = descent.shift[active].requires_grad_()
-        nll, now = _predictions(shifted, active, shift, precision)
+        nll, now, said = _predictions(shifted, active, shift, precision)
         before = now.detach() if before is None else before
         kl = (now.exp() * (now - before[active.to(now.device)])).sum(-1).to(shift.device)
-        decay = shift.norm(dim=-1) / start[active].norm(dim=-1) ** 2
-        loss = nll + settings.kl_factor * kl + settings.weight_decay * decay
-        going = descent.note(active, loss.detach(), nll.detach()) & (step < settings.steps - 1)
+        sizes, starts = descent.norms(shift), descent.norms(start[active])
+        loss = settings.loss(nll, kl, (sizes / starts**2).sum(-1), said)
+        further = descent.note(active, loss.detach(), nll.detach(), kl.detach(), said)
+        going = further & (step < settings.steps - 1)
         if not going.any():
             break
         (gradient,) = torch.autograd.grad(loss[going].sum(), shift)
@@ -196,18 +250,27 @@ class _Descent:
     Adam works on each number by itself, so that edits that have stopped do not disturb the others.
     """
 
-    def __init__(self, start: Tensor, settings: ValueSettings) -> None:
-        self._start, self._settings = start, settings
-        self._bound = settings.clamp * start.norm(dim=-1, keepdim=True)
+    def __init__(self, start: Tensor, settings: ValueSettings, parts: int) -> None:
+        self._start, self._settings, self._parts = start, settings, parts
+        self._bound = settings.clamp * self.norms(start)
         self.shift, self._mean, self._square = (torch.zeros_like(start) for _ in range(3))
         self._loss, self._nll = start.new_zeros(2, len(start))
         self._steps = torch.zeros(len(start), dtype=torch.long, device=start.device)
         self._clamped = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        self._said_at = torch.full_like(self._steps, -1)
 
-    def note(self, edits: Tensor, loss: Tensor, nll: Tensor) -> Tensor:
+    def norms(self, x: Tensor) -> Tensor:
+        """`[edits, parts]`, the norm of each module's share of `[edits, parts * d_out]`."""
+        return x.unflatten(-1, (self._parts, -1)).norm(dim=-1)
+
+    def note(self, edits: Tensor, loss: Tensor, nll: Tensor, kl: Tensor, said: Tensor) -> Tensor:
         """Keep the losses of some edits; true where one has further to go."""
         self._loss[edits], self._nll[edits] = loss, nll
-        return (loss >= self._settings.early_stop) & loss.isfinite()
+        steps, at = self._steps[edits], self._said_at[edits]
+        at = at.where((at >= 0) | ~said, steps)
+        self._said_at[edits] = at
+        since = (steps - at).where(at >= 0, -1)
+        return ~self._settings.over(loss, kl, since) & loss.isfinite()
 
     def update(self, edits: Tensor, gradient: Tensor) -> None:
         """One step of Adam for edits that never paused, then the cut to the bound."""
@@ -218,10 +281,12 @@ class _Descent:
         self._mean[edits], self._square[edits] = mean, square
         scale = (square / (1 - BETAS[1] ** count)).sqrt() + EPSILON
         shift = self.shift[edits] - self._settings.lr / (1 - BETAS[0] ** count) * mean / scale
-        norm, bound = shift.norm(dim=-1, keepdim=True), self._bound[edits]
+        norm, bound = self.norms(shift), self._bound[edits]
         over = norm > bound
-        self.shift[edits] = torch.where(over, shift * bound / norm, shift)
-        self._clamped[edits] = over[:, 0]
+        parts = shift.unflatten(-1, (self._parts, -1))
+        cut = torch.where(over[..., None], parts * bound[..., None] / norm[..., None], parts)
+        self.shift[edits] = cut.flatten(1)
+        self._clamped[edits] = over.any(-1)
 
     def values(self) -> Values:
         """What was found."""
@@ -230,12 +295,13 @@ class _Descent:
 
 def _predictions(
     shifted: Shifted, edits: Tensor, shift: Tensor, precision: torch.dtype
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Negative log-likelihoods of the targets, and what the KL row says next.
 
     Returns:
         `[edits]`, the mean over contexts of the mean over the target's tokens, on the device of
-        `shift`, and `[edits, vocab]` log-probabilities.
+        `shift`; `[edits, vocab]` log-probabilities; `[edits]`, whether every token of the target is
+        the most probable one under every context.
     """
     logits = shifted.logits(edits, shift)
     place = edits.to(logits.device)
@@ -248,4 +314,7 @@ def _predictions(
     n_contexts = labels.shape[1] - 1
     counts = (n_contexts * asked.sum(-1, keepdim=True)).expand_as(asked)[asked]
     nll = each.new_zeros(len(edits)).index_add(0, asked.nonzero()[:, 0], -each / counts)
-    return nll.to(shift.device), now.to(precision).log_softmax(-1)
+    missed = logits[asked].argmax(-1) != labels[asked]
+    misses = torch.zeros_like(nll).index_add(0, asked.nonzero()[:, 0], missed.to(nll.dtype))
+    said = (misses == 0).to(shift.device)
+    return nll.to(shift.device), now.to(precision).log_softmax(-1), said
