@@ -8,9 +8,7 @@ still loses is measured.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -18,41 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edit_sweeps.model import EditableModel
+from edit_sweeps.regularizers import Regularizer
+from edit_sweeps.updates import Dense, LowRank, Update, to_dense
 
-if TYPE_CHECKING:
-    from edit_sweeps.regularizers import Regularizer
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The update `left @ right.T`.
-
-    Attributes:
-        left: `[d_out, r]`.
-        right: `[d_in, r]`.
-    """
-
-    left: Tensor
-    right: Tensor
-
-
-@dataclass(frozen=True)
-class Dense:
-    """The update itself.
-
-    Attributes:
-        matrix: `[d_out, d_in]`.
-    """
-
-    matrix: Tensor
-
-
-Update = LowRank | Dense
-
-
-def to_dense(update: Update) -> Tensor:
-    """`[d_out, d_in]` in the update's own precision."""
-    return update.left @ update.right.T if isinstance(update, LowRank) else update.matrix
+__all__ = ["Dense", "Ledger", "LowRank", "Update", "to_dense"]
 
 
 class Ledger:
