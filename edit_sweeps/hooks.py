@@ -100,6 +100,29 @@ def replace_output(
         handle.remove()
 
 
+@contextmanager
+def replace_input(
+    module: nn.Module, change: Callable[[Tensor], Tensor], *, rows: int | None = None
+) -> Iterator[None]:
+    """Pass a module's first positional input through `change` while the body runs the model.
+
+    Args:
+        module: Whose input is replaced.
+        change: Gets the input and returns what stands in its place; must not write into it.
+        rows: As in `capture`.
+    """
+
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        given = args[0] if rows is None else _by_rows(args[0], rows)
+        return (change(given).reshape(args[0].shape), *args[1:])
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The first positional input; the first named one where a model passes all by name."""
     return args[0] if args else next(iter(kwargs.values()))
