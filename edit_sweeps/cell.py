@@ -113,7 +113,8 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
 
     Args:
         config: Resolved configuration.
-        digests: Content digests of files named in it: `model`, `dataset`, `moments`, `contexts`, `task.<name>`.
+        digests: Content digests of files named in it: `model`, `dataset`, `moments`, `contexts`, `train`,
+            `task.<name>`.
 
     Returns:
         A tree of plain values. Not in it: device, paths, W&B, cluster, study, save, resume. Of a baseline
@@ -132,6 +133,8 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
     editor = {k: v for k, v in config["editor"].items() if k != "name"}
     if "contexts" in digests:
         editor["contexts_file"] = digests["contexts"]
+    if "train" in digests:
+        editor["train_file"] = digests["train"]
     dataset = {k: v for k, v in config["dataset"].items() if k not in {"name", "path"}}
     dataset["content"] = digests.get("dataset")
     moments = {k: v for k, v in config["moments"].items() if k not in {"name", "batch_size"}}

@@ -113,7 +113,7 @@ class MomentStore:
         paths = {layer: self._path(base, model, layer) for layer in layers}
         if not all(path.exists() for path in paths.values()):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self._folder / f"{_digest(base)}.lock"):
+            with locked(self._folder / f"{_digest(base)}.lock"):
                 missing = [layer for layer, path in paths.items() if not path.exists()]
                 if missing:
                     self._make(model, base, {layer: paths[layer] for layer in missing})
@@ -285,7 +285,7 @@ def _load(path: Path) -> Moment:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock between processes; says so when another one has it."""
     lock = FileLock(path)
     try:

@@ -29,6 +29,7 @@ CHOSEN = {"layer": 1, "layers": [1, 2], "max_change": 0.01}
 QUICK = {"steps": 3, "context_source": "miniature", "train_steps": 2}
 """Replaces a field of this name in every configuration: these tests look at form, not effect."""
 NO_EFFECT: dict[str, str] = {
+    "mend": "training takes minutes: the slow test of tests/test_mend.py",
     "kn": "the new answer gains but need not win: tests/test_kn.py",
 }
 """Editor -> why the test of effect on the trained miniature is not for it; say where its own is."""

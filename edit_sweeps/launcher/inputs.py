@@ -31,7 +31,7 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
     with_edits = [tree for tree in trees if tree["editor"]["name"] != "none"]
     for tree in {dataset_kind(tree["dataset"]): tree for tree in with_edits}.values():
         reasons += check_dataset(tree)
-    for key in ("moments.file", "editor.contexts_file"):
+    for key in ("moments.file", "editor.contexts_file", "editor.train_file"):
         group, name = key.split(".")
         files = {tree[group].get(name) for tree in trees} - {None}
         reasons += [
@@ -110,8 +110,7 @@ def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
         found["model"] = model
     if tree["editor"]["name"] != "none":
         found["dataset"] = requests.digest(SimpleNamespace(**tree["dataset"]))
-        if tree["editor"].get("contexts_file"):
-            found["contexts"] = digests.of(Path(tree["editor"]["contexts_file"]))
+        found |= digest_editor(tree["editor"], digests)
         source = tree["moments"].get("file") or tree["moments"]["source"]
         if Path(source).is_file():
             found["moments"] = digests.of(Path(source))
@@ -125,6 +124,17 @@ def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
             found[f"task.{name}"] = digests.of(folder, *files)
         elif spec["folder"] and Path(spec["folder"]).is_dir():
             found[f"task.{name}"] = digests.of(Path(spec["folder"]))
+    return found
+
+
+def digest_editor(editor: Tree, digests: Digests) -> dict[str, str]:
+    """Digests of the files that the editor's own settings name."""
+    found = {}
+    for name, key in (("contexts", "contexts_file"), ("train", "train_file")):
+        if editor.get(key):
+            found[name] = digests.of(Path(editor[key]))
+    if editor.get("train_source") == "miniature":
+        found["train"] = digest_world()
     return found
 
 

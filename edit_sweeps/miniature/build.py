@@ -49,6 +49,25 @@ def edit_requests(world: World, seed: int = 0) -> list[Row]:
     return [_request(world, rng, index, fact) for index, fact in enumerate(facts)]
 
 
+def training_requests(world: World, n: int, seed: int = 0) -> list[Row]:
+    """Requests for editors that are trained, each about a fact that no edit request writes.
+
+    Facts repeat, with other phrasings and new objects. The paraphrases are phrasings of the
+    training text: those that edit requests measure with are kept from trained editors too.
+    """
+    rng = random.Random(f"training {seed}")
+    taken = {(row["subject"], row["relation"]) for row in edit_requests(world)}
+    free = [f for f in sorted(world.facts) if f not in taken and f[1] not in NOT_EDITED]
+    rows = []
+    for index in range(n):
+        row = _request(world, rng, index, rng.choice(free))
+        phrasings = [p for p in RELATIONS[row["relation"]].phrasings if p != row["prompt"]]
+        texts = [p.format(row["subject"]) for p in rng.sample(phrasings, 2)]
+        probes = [_probe(text, row["target_new"], row["target_true"]) for text in texts]
+        rows.append(row | {"case_id": f"train-{index:05d}", "paraphrases": probes})
+    return rows
+
+
 def write(folder: Path) -> None:
     """Writes all data files."""
     folder.mkdir(parents=True, exist_ok=True)
