@@ -137,7 +137,7 @@ class ClusterConfig:
 class Config:
     """One cell, with everything around it. `conf/config.yaml` holds the comments a user reads.
 
-    `editor` has no schema here: the editor's dataclass is its own.
+    `editor` has no schema here: the editor's dataclass is its own. `tuned_source` is filled in by the plan.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -151,6 +151,8 @@ class Config:
     edit_scores: EditScoresConfig = field(default_factory=EditScoresConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tuned: str = "default"
+    tuned_source: str = ""
     num_edits: int = 1
     seed: int = 0
     study: str = "main"

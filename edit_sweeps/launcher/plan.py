@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from edit_sweeps import cell as cells
 from edit_sweeps.cell import Cell, Digests, Tree
 from edit_sweeps.config import Config, study_folder
-from edit_sweeps.launcher import inputs
+from edit_sweeps.launcher import inputs, tuned
 from edit_sweeps.record import write_json
+
+log = logging.getLogger(__name__)
 
 OWN_COLUMN = {
     "model", "editor", "regularizer", "dataset", "edits", "edits.batch_size", "num_edits", "seed", "task",
@@ -33,7 +36,6 @@ NO_RESULT = {
     "impossible",
     "cache_dir",
     "experiment",
-    "tuned",
 }
 NO_RESULT_GROUPS = {"wandb", "cluster", "hydra"}
 PLAN_FILE = "plan.json"
@@ -151,6 +153,7 @@ def make_plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
     grid = [make_cell(tree, overrides, digests) for tree, overrides in frozen]
     baselines = [baseline_of(cell, digests) for cell in grid if cell.config["task"]]
     digests.save()
+    tell_sources(grid)
     unique = {cell.key: cell for cell in [*baselines, *grid]}
     entries = [make_entry(cell) for cell in unique.values()]
     return Plan(
@@ -167,7 +170,8 @@ def freeze(config: DictConfig) -> Tree:
     """The whole configuration without Hydra's part, resolved to plain values.
 
     Raises:
-        Refusal: Unknown keys, or values that nobody gave.
+        Refusal: Unknown keys, or values that nobody gave and no rule of depth can guess.
+        ValueError: `tuned` names a school without values for this editor and model.
     """
     config = copy.copy(config)
     OmegaConf.set_struct(config, value=False)
@@ -181,12 +185,27 @@ def freeze(config: DictConfig) -> Tree:
             msg = f"there is no key {key!r}.{hint} Known: {', '.join(known)}"
             raise Refusal(msg)
     missing = [path for path, value in leaves(tree) if value == "???"]
+    guessed = tuned.fill_by_depth(tree, missing)
+    missing = [path for path, value in leaves(tree) if value == "???"]
     if missing:
         raise Refusal(explain_missing(tree, missing))
+    tree["tuned_source"] = tuned.describe_source(tree, guessed)
     # Types, and unknown keys below the top that came in with `+`.
     checked = OmegaConf.merge(OmegaConf.structured(Config), tree)
     plain: Tree = OmegaConf.to_container(checked, resolve=True)  # type: ignore[assignment]
     return plain
+
+
+def tell_sources(grid: Sequence[Cell]) -> None:
+    """Say for every editor and model whose values are used; a warning where nobody chose any."""
+    pairs = {}
+    for cell in grid:
+        source = cell.config["tuned_source"]
+        if source:
+            pairs[cell.config["editor"]["name"], cell.config["model"]["name"], source] = None
+    for editor, model, source in pairs:
+        level = logging.WARNING if tuned.is_guess(source) else logging.INFO
+        log.log(level, "values of editor=%s on model=%s: %s", editor, model, source)
 
 
 def leaves(tree: Any, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -204,7 +223,8 @@ def explain_missing(tree: Tree, missing: Sequence[str]) -> str:
     if any(path.startswith("editor.") for path in missing):
         editor, model = tree["editor"]["name"], tree["model"]["name"]
         text += (
-            f": no values are published or tuned for this pair (there is no conf/tuned/{editor}-{model}.yaml)."
+            f": no values are published or tuned for this pair (there is no conf/tuned/{editor}-{model}.yaml), "
+            "and none can be guessed: there is no rule of depth for it, or the model's config.json cannot be read here."
             f" Give them on the command line, for example {missing[0]}={'[3,4,5]' if 'layers' in missing[0] else 5},"
             " or write that file"
         )
