@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install dev setup-ci sweep test test-slow check format bench clean
+.PHONY: help install dev setup-ci sweep test test-slow check format bench gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ format: dev ## rewrite the code in the project's format
 
 bench: dev ## seconds per edit, tokens per second, peak memory
 	$(BIN)/python scripts/bench.py
+
+gpu-check: dev ## every editor on CUDA against the CPU, then large shapes; fails, and says so, without a GPU
+	$(BIN)/python scripts/gpu_check.py --write
 
 clean: ## caches; never outputs/
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
