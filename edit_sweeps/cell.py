@@ -16,8 +16,14 @@ RESULT_VERSION = 1
 RECORD_FILE = "record.json"
 FAILURE_FILE = "failure.json"
 CONFIG_FILE = "config.yaml"
-ARTEFACTS = {"delta": "delta.safetensors", "model": "model/config.json"}
+ARTEFACTS = {
+    "delta": "delta.safetensors",
+    "model": "model/config.json",
+    "adapter": "adapter/adapter_config.json",
+}
 """What `save` can ask for, and the file whose existence means that it is there."""
+REFUSED_FILE = "REFUSED.txt"
+"""In the place of an artefact that this cell cannot have: why. It is not asked for again then."""
 
 Tree = dict[str, Any]
 
@@ -86,8 +92,16 @@ class Cell:
         return digest({part: self.identity[part] for part in parts if part in self.identity})
 
     def missing_artefacts(self) -> set[str]:
-        """What `save` asks for and the folder lacks."""
-        return {a for a in self.asked_artefacts() if not (self.folder / ARTEFACTS[a]).exists()}
+        """What `save` asks for and the folder neither holds nor explains why it cannot."""
+        return {
+            a
+            for a in self.asked_artefacts()
+            if not (self.folder / ARTEFACTS[a]).exists() and not self.refusal(a).exists()
+        }
+
+    def refusal(self, artefact: str) -> Path:
+        """The file that says why the cell cannot have an artefact, where that is so."""
+        return self.folder / artefact / REFUSED_FILE
 
     def asked_artefacts(self) -> set[str]:
         """What `save` asks for; a baseline has nothing to save."""

@@ -1,8 +1,9 @@
-"""`edit-sweeps`, the companion of launch.py for studies that have run. The work is elsewhere."""
+"""`edit-sweeps`, the companion of launch.py: studies that have run, and one edit at once. The work is elsewhere."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +29,12 @@ class NotFoundError(LookupError):
 
 
 @contextmanager
-def without_traceback() -> Iterator[None]:
-    """Show `NotFoundError` as a message, with exit code 2."""
+def without_traceback(*others: type[Exception]) -> Iterator[None]:
+    """Show `NotFoundError` and the `others` as messages, with exit code 2."""
+    kinds: tuple[type[Exception], ...] = (NotFoundError, *others)
     try:
         yield
-    except NotFoundError as error:
+    except kinds as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(USAGE_ERROR) from None
 
@@ -126,3 +128,55 @@ def list_studies() -> None:
         print(f"{folder.name:{width}}  {counted(read_cells(folder))}")
     if not found:
         print(f"No studies in {home / 'outputs'} yet; python launch.py makes one.")
+
+
+@app.command()
+def apply(
+    requests: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REQUESTS", help="JSON lines: case_id, subject, prompt, target_new."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="As launch.py takes them: editor.layer=5"),
+    ] = None,
+    *,
+    model: Annotated[str, typer.Option(help="A name in conf/model/, a folder, or a hub id.")],
+    editor: Annotated[str, typer.Option(help="A name in conf/editor/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the edited model and its scores.")],
+    save: Annotated[list[str], typer.Option(help="model, adapter or delta; several times.")] = [  # noqa: B006
+        "model"
+    ],
+    batch: Annotated[
+        bool | None,
+        typer.Option(
+            "--batch/--sequential",
+            help="All requests at once, or one after the other; at once if the editor can.",
+        ),
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="Also score these of conf/task/: a,b")] = "none",
+) -> None:
+    """Write the facts of REQUESTS into a model and save it to OUT, with scores before and after.
+
+    The work is a cell of the study `apply`; the same command again goes on or does nothing.
+    """
+    from edit_sweeps.apply import Order, apply_requests
+    from edit_sweeps.edited_folder import ApplyError
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    with without_traceback(ApplyError):
+        order = Order(
+            requests=requests,
+            model=model,
+            editor=editor,
+            out=out,
+            save=tuple(dict.fromkeys(save)),
+            batch=batch,
+            tasks=tasks,
+            overrides=tuple(overrides or ()),
+        )
+        outcome = apply_requests(order, find_home())
+    print(outcome.text)
+    raise typer.Exit(outcome.code)

@@ -252,7 +252,7 @@ def load_model(source: ModelSource, device: str = "auto") -> EditableModel:
     if source.device_map is None:
         network = network.to(choose_device(device))
     network.eval().requires_grad_(requires_grad=False)
-    return EditableModel(network, _load_tokenizer(source, place))
+    return EditableModel(network, load_tokenizer(source))
 
 
 def describe_model(source: ModelSource) -> ModelFacts:
@@ -339,11 +339,15 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _load_tokenizer(source: ModelSource, place: str | Path) -> PreTrainedTokenizerFast:
-    if source.tokenizer:
-        place, options = resolve_pretrained(source.tokenizer), {}
-    else:
-        options = {"revision": source.revision} if source.revision else {}
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerFast:
+    """The model's tokenizer, or the one that `source` names instead.
+
+    Raises:
+        ValueError: A folder or miniature that does not exist.
+    """
+    place = resolve_pretrained(source.tokenizer or source.pretrained)
+    own = source.revision and not source.tokenizer
+    options = {"revision": source.revision} if own else {}
     return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 
 

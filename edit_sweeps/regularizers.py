@@ -9,6 +9,7 @@ import logging
 import math
 from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ FORMS = ("log", "linear")
 
 class Regularizer(ABC):  # noqa: B024  # each rule overrides the one method it needs
     """A rule that the ledger applies to updates; both methods return them unchanged here."""
+
+    dense: ClassVar[bool] = False
+    """Whether a low-rank update is of full rank afterwards; `save=adapter` refuses such a rule."""
 
     def on_write(
         self,
@@ -69,6 +73,8 @@ class Rect(Regularizer):
         eps: Added to |W|, so that an element of zero is not infinitely changed.
     """
 
+    dense: ClassVar[bool] = True
+
     keep: float = 0.4
     reference: str = "original"
     eps: float = 1e-8
@@ -101,6 +107,8 @@ class NormMatch(Rect):
     What RECT does beyond this is due to *which* elements it keeps, and not to a smaller step.
     """
 
+    dense: ClassVar[bool] = False
+
     def on_write(
         self, update: Update, original: Tensor, current: Tensor, generator: torch.Generator
     ) -> Update:
@@ -123,6 +131,8 @@ class RandomKeep(Regularizer):
         keep: Share of the elements of a matrix that keep their change; drawn anew for every update
             from the cell's seed.
     """
+
+    dense: ClassVar[bool] = True
 
     keep: float = 0.4
 

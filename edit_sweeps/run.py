@@ -12,9 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from edit_sweeps import provenance
+from edit_sweeps.adapter import NoAdapterError, write_adapter
 from edit_sweeps.cell import RECORD_FILE, Cell, digest
 from edit_sweeps.edit_scores import EditScoreSettings, score_edits
 from edit_sweeps.editors.base import Editor, Stores
+from edit_sweeps.editors.reading import keys_at_first_token
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings
@@ -132,7 +134,7 @@ def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Recor
     record.counts |= {f"prompts_cut/{task}": n for task, n in results.cut.items() if n}
     record.comparisons |= compare_tasks(record, load_baseline(cell))
     record.state = "collapsed" if record.health["collapsed"] else "done"
-    save_artefacts(cell, model, ledger)
+    record.errors |= save_artefacts(cell, model, ledger)
     ledger.revert()
     record.provenance = attempt.finish(model) | {"prompt_hashes": results.prompt_hashes}
     record.save(cell.folder)
@@ -144,6 +146,7 @@ def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Recor
 def edit_and_score(cell: Cell, ledger: Ledger, record: Record, attempt: provenance.Attempt) -> None:
     """Write the cell's requests and score them before and after; fills `record`."""
     requests, record.counts = choose_requests(cell)
+    record.counts["keys_at_first_token"] = keys_at_first_token(ledger.model, requests)
     settings = pick(EditScoreSettings, cell.config["edit_scores"])
     with attempt.timed("edit_scores"):
         before = score_edits(ledger.model, requests, settings)
@@ -253,7 +256,9 @@ def trajectory_folder(cell: Cell) -> Path:
 def new_record(cell: Cell) -> Record:
     """A record that knows its cell and nothing else."""
     config = {
-        k: v for k, v in cell.config.items() if k not in {"wandb", "cluster", "dry_run", "resume", "impossible"}
+        k: v
+        for k, v in cell.config.items()
+        if k not in {"wandb", "cluster", "dry_run", "resume", "impossible"}
     }
     return Record(cell.key, cell.name, "running", config, overrides=cell.overrides)
 
@@ -295,16 +300,24 @@ def rebuild_artefacts(cell: Cell, session: Session) -> Record:
     """Bring back the weights of a done cell from its stored prefix and save them; nothing is scored."""
     ledger = new_ledger(cell, session.load(cell.config))
     write_edits(cell, ledger, choose_requests(cell)[0])
-    save_artefacts(cell, ledger.model, ledger)
+    refused = save_artefacts(cell, ledger.model, ledger)
     ledger.revert()
-    return Record.load(cell.folder)
+    record = Record.load(cell.folder, samples=True)
+    if refused:
+        record.errors |= refused
+        record.save(cell.folder)
+    return record
 
 
-def save_artefacts(cell: Cell, model: EditableModel, ledger: Ledger) -> None:
-    """Write what `save` asks for into the cell's folder, each aside and renamed."""
+def save_artefacts(cell: Cell, model: EditableModel, ledger: Ledger) -> dict[str, str]:
+    """Write what `save` asks for into the cell's folder, each aside and renamed.
+
+    Returns:
+        `save=<what>` -> why the edit cannot be saved so; said in the artefact's place too.
+    """
     from safetensors.torch import save_file
 
-    missing = cell.missing_artefacts()
+    missing, refused = cell.missing_artefacts(), dict[str, str]()
     if "delta" in missing:
         aside = cell.folder / ".delta.safetensors"
         save_file({k: v.contiguous().cpu() for k, v in ledger.delta().items()}, aside)
@@ -315,3 +328,15 @@ def save_artefacts(cell: Cell, model: EditableModel, ledger: Ledger) -> None:
         model.network.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
         folder.rename(cell.folder / "model")
+    if "adapter" in missing:
+        writes = -(-cell.num_edits // int(cell.config["edits"]["batch_size"]))
+        revision = cell.config["model"]["revision"]
+        try:
+            write_adapter(cell.folder / "adapter", ledger, writes=writes, revision=revision)
+        except NoAdapterError as error:
+            log.warning("%s", error)
+            refused["save=adapter"] = str(error)
+            note = cell.refusal("adapter")
+            note.parent.mkdir(exist_ok=True)
+            note.write_text(f"{error}\n", encoding="utf-8")
+    return refused

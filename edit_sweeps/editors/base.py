@@ -110,6 +110,9 @@ class Editor(ABC):
     Such an edit has no delta: regularizers and every `save` refuse it.
     """
 
+    dense: ClassVar[bool] = False
+    """Whether changes are of full rank by their nature (FT); `save=adapter` refuses such an editor."""
+
     def check(self, n_layers: int) -> None:  # noqa: B027  # most editors add to it, `none` does not
         """Refuse hyper-parameters that a model with `n_layers` blocks cannot have.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class FineTune(Editor):
         max_change: Bound on the change of any one weight in one call; None for none.
         batch_size: Requests in one update.
     """
+
+    dense: ClassVar[bool] = True
 
     layer: int
     lr: float = 5e-4

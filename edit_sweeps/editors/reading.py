@@ -75,6 +75,17 @@ def read_outputs(model: EditableModel, requests: Sequence[EditRequest], site: Si
     return torch.cat([part.to(found[-1].device) for part in found])
 
 
+def keys_at_first_token(model: EditableModel, requests: Sequence[EditRequest]) -> int:
+    """How many requests have their subject's last token as the first token of the text.
+
+    Their bare key has seen nothing but itself: the outliers of C-ROME (arXiv 2406.11263).
+    """
+    lines = [Line(r.prompt, r.subject) for r in requests]
+    chunks = (lines[start : start + ROWS] for start in range(0, len(lines), ROWS))
+    rows = (lay_out(model.tokenizer, chunk, model.device) for chunk in chunks)
+    return sum(int((r.mask.cumsum(1).gather(1, r.lookup[:, None]) == 1).sum()) for r in rows)
+
+
 def rows_for(model: EditableModel, lines: Sequence[Line]) -> Rows:
     """Lines as rows on the model's device.
 

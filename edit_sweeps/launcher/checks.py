@@ -11,7 +11,9 @@ from hydra.utils import get_class
 from edit_sweeps.cell import Cell, digest
 from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.plan import Plan, Refusal
-from edit_sweeps.model import describe_model
+from edit_sweeps.model import describe_model, load_tokenizer
+from edit_sweeps.regularizers import Regularizer
+from edit_sweeps.requests import load_requests
 from edit_sweeps.run import build_editor, build_regularizer, pick
 from edit_sweeps.tasks import TaskSpec, task_names_exist
 
@@ -41,8 +43,38 @@ def check(plan: Plan) -> None:
             reasons.append(f"model={model['name']} ({model['pretrained']}): {one_line(error)}")
     for cell in cells:
         reasons += check_editor(cell, depths[digest(cell.config["model"])])
+    if not reasons:
+        reasons = check_lengths(cells)
     if reasons:
         raise Refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
+
+
+def check_lengths(cells: Sequence[Cell]) -> list[str]:
+    """Requests that do not fit into a model's window with their target; contexts come on top of that."""
+    reasons: list[str] = []
+    seen: set[str] = set()
+    for cell in sorted(cells, key=lambda cell: -cell.num_edits):
+        config = cell.config
+        mark = digest([config["model"], config["dataset"], config["seed"]])
+        if cell.is_baseline or mark in seen:
+            continue  # a smaller edit count writes a prefix of the same requests
+        seen.add(mark)
+        source = SimpleNamespace(**config["model"])
+        tokenizer, window = load_tokenizer(source), describe_model(source).max_length
+        requests = load_requests(
+            SimpleNamespace(**config["dataset"]), cell.num_edits, config["seed"]
+        )
+        texts = [f"{request.text} {request.target_new}" for request in requests]
+        sizes = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+        long = [(r.case_id, n) for r, n in zip(requests, sizes, strict=True) if n > window]
+        if long:
+            case, size = long[0]
+            reasons.append(
+                f"dataset={config['dataset']['name']}: {len(long)} requests do not fit into the window of "
+                f"model={config['model']['name']}, which is {window} tokens; the first is case_id={case} with "
+                f"{size} tokens. Shorten its prompt or leave it out"
+            )
+    return reasons
 
 
 def drop_clashes(plan: Plan) -> None:
@@ -82,6 +114,14 @@ def clashes(cell: Cell) -> list[str]:
             f"editor={name} puts a module into the model, so there are no changed weights to keep: "
             f"save={','.join(sorted(cell.asked_artefacts()))} is not possible; use save=none"
         ]
+    if "adapter" in cell.asked_artefacts():
+        parts = {"editor": editor} | regularizer_class(cell)
+        dense = [f"{group}={cell.config[group]['name']}" for group, c in parts.items() if c.dense]
+        if dense:
+            return [
+                f"{' with '.join(dense)} changes matrices in full rank, and save=adapter keeps low-rank "
+                "changes only; use save=delta or save=model"
+            ]
     size = cell.config["edits"]["batch_size"]
     if editor.one_at_a_time and size > 1 and not cell.is_baseline:
         return [
@@ -89,6 +129,12 @@ def clashes(cell: Cell) -> list[str]:
             f"with batches of {size}; use edits=sequential"
         ]
     return []
+
+
+def regularizer_class(cell: Cell) -> dict[str, type[Regularizer]]:
+    """The class of the cell's regularizer; empty for none."""
+    target = cell.config["regularizer"].get("_target_")
+    return {"regularizer": get_class(target)} if target else {}
 
 
 def check_tasks_exist(cells: Sequence[Cell]) -> list[str]:

@@ -71,7 +71,10 @@ def check_values(tree: Tree) -> list[str]:
     save = tree["save"] if isinstance(tree["save"], list) else [tree["save"]]
     wrong = [s for s in save if s not in {"none", None, *ARTEFACTS}]
     if wrong:
-        reasons.append(f"save={','.join(map(str, wrong))}: none, delta, model or [delta,model]")
+        reasons.append(
+            f"save={','.join(map(str, wrong))}: none, {', '.join(ARTEFACTS)}, or several such as "
+            "[delta,adapter]"
+        )
     if tree["dataset"]["order"] not in {"sampled", "file"}:
         reasons.append(f"dataset.order={tree['dataset']['order']}: sampled or file")
     return reasons

@@ -198,7 +198,7 @@ def freeze(config: DictConfig) -> Tree:
 
 def tell_sources(grid: Sequence[Cell]) -> None:
     """Say for every editor and model whose values are used; a warning where nobody chose any."""
-    pairs = {}
+    pairs: dict[tuple[str, str, str], None] = {}
     for cell in grid:
         source = cell.config["tuned_source"]
         if source:
