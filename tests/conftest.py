@@ -11,6 +11,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from edit_sweeps.model import DTYPES, EditableModel
@@ -120,6 +121,30 @@ def tiny_network(family, vocab_size, dtype="float32", seed=0, overrides=None):
             if name.endswith(".bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
     return network.to(DTYPES[dtype]).eval().requires_grad_(requires_grad=False)
+
+
+class StayExact(TorchFunctionMode):
+    """A float64 tensor is not cast to float32, as norms and attention of some families do it inside.
+
+    Without this a float64 LLaMA, Gemma or GPT-J computes with 7 digits, which an optimisation multiplies.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if func is torch.Tensor.float:
+                return args[0]
+            args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+@pytest.fixture
+def exactly():
+    """float64 models compute in float64 throughout, whatever the family: formulas can be held to many digits."""
+    with StayExact():
+        yield
 
 
 @pytest.fixture

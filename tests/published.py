@@ -63,20 +63,25 @@ def logits_under(model, module, ids, index, shift):
     return logits
 
 
-def value(model, request, contexts, module, settings):
-    """compute_v / compute_z: the start, the shift, the last loss and the number of updates."""
+def value(model, request, contexts, module, settings, *, stop_after=None):
+    """compute_v / compute_z: the start, the shift, the last loss and the number of updates.
+
+    `stop_after`: ENCORE's count of updates after the target is the most probable text under every context.
+    """
     start = at_subject(model, module, CLEAN, request, inputs=False)
     shift = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([shift], lr=settings.lr)
-    before, updates = None, 0
+    before, updates, said_at = None, 0, None
     for step in range(settings.steps):
-        nlls = []
+        nlls, said = [], True
         for context in contexts:
             text, index = place(model, context, request.prompt, request.subject)
             ids = token_ids(model, f"{text} {request.target_new}")
             n_target = ids.shape[1] - token_ids(model, text).shape[1]
-            logprobs = logits_under(model, module, ids, index, shift).log_softmax(-1)
-            nlls.append(-logprobs[-n_target - 1 : -1].gather(1, ids[0, -n_target:, None]).mean())
+            logits = logits_under(model, module, ids, index, shift)[-n_target - 1 : -1]
+            nlls.append(-logits.log_softmax(-1).gather(1, ids[0, -n_target:, None]).mean())
+            said &= bool((logits.argmax(-1) == ids[0, -n_target:]).all())
+        said_at = updates if said and said_at is None else said_at
         text, index = place(model, CLEAN, "{} is a", request.subject)
         now = logits_under(model, module, token_ids(model, text), index, shift)[index].log_softmax(
             -1
@@ -88,6 +93,8 @@ def value(model, request, contexts, module, settings):
         decay = settings.weight_decay * (torch.norm(shift) / torch.norm(start) ** 2)
         loss = torch.stack(nlls).mean() + settings.kl_factor * kl + decay
         if loss < settings.early_stop or step == settings.steps - 1:
+            break
+        if None not in (stop_after, said_at) and updates - said_at >= stop_after:
             break
         optimizer.zero_grad()
         loss.backward()
@@ -138,31 +145,40 @@ def memit(model, requests, groups, layers, moments, weight, settings):
 
 
 def fine_tune(model, requests, layer, settings):
-    """Runs fine-tuning on `model`, assigning to its weight; all requests in one batch."""
+    """Runs fine-tuning on `model`, assigning to its weight; `settings.batch_size` requests an update."""
     weight = model.parameter(model.parameter_name(layer))
     weight.requires_grad_()
     original = weight.detach().clone()
     optimizer = torch.optim.Adam([weight], lr=settings.lr)
     for _ in range(settings.steps):
-        losses = []
-        for request in requests:
-            ids = token_ids(model, f"{request.text} {request.target_new}")
-            n_prompt = token_ids(model, request.text).shape[1]
-            logprobs = model.network(ids).logits[0].log_softmax(-1)
-            n_target = ids.shape[1] - n_prompt
-            first = torch.full((n_target,), n_prompt - 1)
-            places = first if settings.loss == "last_token" else first + torch.arange(n_target)
-            losses.append(-logprobs[places].gather(1, ids[0, n_prompt:, None]).mean())
-        loss = torch.stack(losses).mean()
-        if loss >= settings.early_stop:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        if settings.max_change is not None:
-            with torch.no_grad():
-                limit = settings.max_change
-                weight[...] = torch.clamp(weight, min=original - limit, max=original + limit)
-        if loss < settings.early_stop:
+        seen = []
+        for first in range(0, len(requests), settings.batch_size):
+            losses = [
+                ft_loss(model, r, settings.loss)
+                for r in requests[first : first + settings.batch_size]
+            ]
+            loss = torch.stack(losses).mean()
+            seen += [each.item() for each in losses]
+            if loss >= settings.early_stop:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            if settings.max_change is not None:
+                with torch.no_grad():
+                    limit = settings.max_change
+                    weight[...] = torch.clamp(weight, min=original - limit, max=original + limit)
+        if sum(seen) / len(seen) < settings.early_stop:
             break
     weight.requires_grad_(requires_grad=False)
     return weight.detach() - original
+
+
+def ft_loss(model, request, kind):
+    """Mean NLL of the target's tokens: teacher-forced, or all at the prompt's last token."""
+    ids = token_ids(model, f"{request.text} {request.target_new}")
+    n_prompt = token_ids(model, request.text).shape[1]
+    logprobs = model.network(ids).logits[0].log_softmax(-1)
+    n_target = ids.shape[1] - n_prompt
+    first = torch.full((n_target,), n_prompt - 1)
+    places = first if kind == "last_token" else first + torch.arange(n_target)
+    return -logprobs[places].gather(1, ids[0, n_prompt:, None]).mean()

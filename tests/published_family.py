@@ -9,11 +9,23 @@ import torch
 from tests.published import CLEAN, at_subject, logits_under, mean_key, place, token_ids, value
 
 
-def run(model, batches, groups, layers, settings, solve, *, wanted=None, share=None, site=None):
+def run(
+    model,
+    batches,
+    groups,
+    layers,
+    settings,
+    solve,
+    *,
+    wanted=None,
+    share=None,
+    site=None,
+    stop=None,
+):
     """MEMIT's procedure with another solve, batch by batch; assigns to the model's weights.
 
     `solve(layer, keys, residual, history)` gives an update `[d_out, d_in]`; `history` is the sum of k k^T of
-    earlier batches, read on the model that holds them.
+    earlier batches, read on the model that holds them. `stop`: ENCORE's, of `value`.
     """
     contexts = [c for group in groups for c in group]
     module = site or model.block(layers[-1])
@@ -23,7 +35,7 @@ def run(model, batches, groups, layers, settings, solve, *, wanted=None, share=N
     }
     for requests in batches:
         if wanted is None:
-            found = [value(model, r, contexts, module, settings) for r in requests]
+            found = [value(model, r, contexts, module, settings, stop_after=stop) for r in requests]
             values = torch.stack([start + shift for start, shift, _, _ in found], 1)
         else:
             values = torch.stack([wanted(model, r, contexts) for r in requests], 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import pkgutil
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +15,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from edit_sweeps import editors
 from edit_sweeps.config import ModelConfig
 from edit_sweeps.editors.base import Editor, Stores, Trace
 from edit_sweeps.ledger import Ledger
@@ -20,6 +24,7 @@ from edit_sweeps.model import load_model
 from edit_sweeps.moments import MomentSettings
 from edit_sweeps.requests import EditRequest, load_requests
 from edit_sweeps.tokens import score_targets
+from edit_sweeps.trajectory import Trajectory
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = {path.stem: path for path in sorted((CONF / "editor").glob("*.yaml"))}
@@ -68,8 +73,48 @@ def run(editor, model, requests, store):
     return traces, ledger, state
 
 
+NAMED = (
+    "none ft ft_l rome r_rome rome_identity memit memit_seq emmet pmet alphaedit encore kn mend "
+    "ultraedit lora grace wise"
+)
+"""Methods the program promises; more may come, none may go."""
+ONLY_SOME = {
+    "test_check_refuses_impossible_values_and_contexts": "value",
+    "test_another_context_seed_gives_another_edit": "context_source",
+}
+"""Contract -> the setting whose editors it is about."""
+
+
 def test_there_are_editors_to_look_at():
-    assert {"none", "ft", "ft_l", "rome", "r_rome", "memit"} <= set(FILES)
+    """Every file is an editor, every editor has a file, and every contract below is run over all of them."""
+    assert set(NAMED.split()) <= set(FILES)
+    assert set(FILES) == {p.stem for p in (CONF / "editor").iterdir()}
+    for module in pkgutil.iter_modules(editors.__path__):
+        importlib.import_module(f"{editors.__name__}.{module.name}")
+    built = {get_class(OmegaConf.load(path)._target_) for path in FILES.values()}
+    assert {c for c in subclasses(Editor) if not inspect.isabstract(c)} == built
+    contracts = {
+        name: set(mark.args[1])
+        for name, test in globals().items()
+        for mark in getattr(test, "pytestmark", [])
+        if name.startswith("test_") and mark.args[0] == "name"
+    }
+    assert len(contracts) >= 9
+    for name, seen in contracts.items():
+        if name in ONLY_SOME:
+            assert seen == {n for n in WRITING if ONLY_SOME[name] in settings_of(n)}, name
+            assert len(seen) > 3
+        elif name == "test_an_edit_of_a_trained_model_makes_the_new_answer_likelier_than_the_old":
+            assert seen | set(NO_EFFECT) == set(WRITING)
+        else:
+            assert seen in (set(FILES), set(WRITING)), name
+    assert set(NO_EFFECT) < set(WRITING) == set(FILES) - {"none"}
+
+
+def subclasses(kind):
+    """The program's own; other test files define editors too."""
+    found = {c for child in kind.__subclasses__() for c in {child} | subclasses(child)}
+    return {c for c in found if c.__module__.startswith("edit_sweeps.")}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -193,13 +238,41 @@ def test_the_same_edit_twice_gives_the_same_weights_bit_for_bit(name, tiny, requ
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
 
 
+@pytest.mark.parametrize("name", WRITING)
+def test_a_run_that_goes_on_from_a_stored_prefix_is_bit_for_bit_one_that_never_stopped(
+    name, tiny_model, requests, store, tmp_path
+):
+    """Keys of earlier batches, running statistics, codebooks: what outlives a batch outlives the process."""
+    found = []
+    for way, counts in (("alone", (2,)), ("resumed", (1, 2))):
+        for count in counts:
+            model, editor = tiny_model("gpt2"), build(name)
+            ledger, prepared = Ledger(model), editor.prepare(model, store)
+            Trajectory(
+                tmp_path / way, model=model, editor=editor, ledger=ledger, prepared=prepared, batch_size=1
+            ).advance(requests[:count])  # fmt: skip
+        found.append(ledger.delta() | {"logits": model.network(torch.arange(3, 20)[None]).logits})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_the_same_request_twice_is_taken(name, tiny, requests, store):
+    """In one batch where there are batches, else one after the other: equal keys, equal gradients."""
+    traces, ledger, _ = run(build(name), tiny, [requests[0], requests[1], requests[0]], store)
+    assert len(traces) == 3
+    assert all(delta.isfinite().all() for delta in ledger.delta().values())
+    assert tiny.network(torch.arange(3, 20)[None]).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("name", [n for n in WRITING if "context_source" in settings_of(n)])
 def test_another_context_seed_gives_another_edit(name, tiny, requests, store):
     found = []
     for seed in (0, 0, 1):
         editor = build(name, context_source="generated", context_seed=seed)
         _, ledger, state = run(editor, tiny, requests[:1], store)
-        found.append((state.prepared.contexts, next(iter(ledger.delta().values()))))
+        learnt = ledger.delta() | state.tensors
+        found.append((state.prepared.contexts, next(iter(learnt.values()))))
         ledger.revert()
     assert found[0][0] == found[1][0] != found[2][0]
     assert torch.equal(found[0][1], found[1][1])

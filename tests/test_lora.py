@@ -5,6 +5,7 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
+from torch.func import functional_call
 
 from edit_sweeps.editors.base import Prepared
 from edit_sweeps.editors.lora import ADAPTER, Lora
@@ -75,6 +76,49 @@ def test_the_first_step_is_adams_on_the_formula(tiny_model, requests, family):
     expected = 2.0 * step @ a
     assert (change - expected).norm() < 1e-6 * expected.norm()
     assert len(others) <= 1
+
+
+@pytest.mark.usefixtures("exactly")
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama", "gemma2"])
+def test_the_update_is_that_of_adam_on_both_factors(tiny_model, requests, family):
+    """W + (alpha / r) B A with A and B trained by torch's Adam, without peft; the last batch is a smaller one."""
+    model = tiny_model(family, dtype="float64")
+    editor = Lora(layers=[1, 2], rank=3, alpha=6.0, steps=4, lr=0.01, early_stop=0.0, batch_size=2)
+    names = [f"{path}.weight" for path in editor.modules(model)]
+    generator = torch.Generator().manual_seed(0)
+    factors = {}
+    for name in names:
+        weight = model.parameter(name)
+        d_out, d_in = weight.T.shape if model.is_transposed(name) else weight.shape
+        drawn = torch.rand(3, d_in, generator=generator, dtype=torch.float64)
+        a = ((2 * drawn - 1) / d_in**0.5).requires_grad_()
+        factors[name] = torch.zeros(d_out, 3, dtype=torch.float64, requires_grad=True), a
+    optimizer = torch.optim.Adam([f for pair in factors.values() for f in pair], lr=0.01)
+
+    def change(name):
+        b, a = factors[name]
+        return 2.0 * (b @ a).T if model.is_transposed(name) else 2.0 * (b @ a)
+
+    def nll(request):
+        text = model.tokenizer(request.text)["input_ids"]
+        ids = model.tokenizer(f"{request.text} {request.target_new}")["input_ids"]
+        changed = {n: model.parameter(n) + change(n) for n in names}
+        out = functional_call(model.network, changed, (torch.tensor([ids]),)).logits[0]
+        asked = out[len(text) - 1 : -1].log_softmax(-1)
+        return -asked.gather(1, torch.tensor(ids[len(text) :])[:, None]).mean()
+
+    for _ in range(4):
+        for batch in (requests[:2], requests[2:]):
+            optimizer.zero_grad()
+            torch.stack([nll(r) for r in batch]).mean().backward()
+            optimizer.step()
+    expected = {name: change(name).detach() for name in names}
+    ledger = Ledger(model)
+    editor.edit(model, requests, ledger, editor.start(model, Prepared()))
+    for name, delta in ledger.delta().items():
+        assert expected[name].norm() > 1e-3
+        assert (delta - expected[name]).norm() < 1e-8 * expected[name].norm()
+    assert set(ledger.delta()) == set(names)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

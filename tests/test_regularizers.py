@@ -11,6 +11,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from edit_sweeps.editors.base import Prepared
 from edit_sweeps.ledger import Dense, Ledger, LowRank, to_dense
 from edit_sweeps.regularizers import NormMatch, Prune, RandomKeep, Rect, Regularizer, Truncate
 from edit_sweeps.trajectory import Trajectory
@@ -180,6 +181,49 @@ def test_impossible_settings_are_refused(name, fields_, says):
         built(name, **fields_)
 
 
+def written(model, requests, regularizer):
+    """The change of one matrix by one r-ROME edit under a rule, in the parameter's own layout."""
+    editor, ledger = (
+        build("r_rome", second_moment=False, contexts=["{}"]),
+        Ledger(model, regularizer),
+    )
+    editor.edit(model, requests[:1], ledger, editor.start(model, Prepared()))
+    ledger.finish()
+    (delta,) = ledger.delta().values()
+    ledger.revert()
+    return delta
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama", "gemma2"])
+def test_behind_an_editor_each_rule_changes_the_edit_as_its_formula_says(
+    tiny_model, requests, family
+):
+    """On models, whichever way round a matrix is stored; and each rule that asks for nothing does nothing, bit for bit."""
+    model = tiny_model(family, dtype="float64")
+    original = model.parameter(model.parameter_name(1)).detach().clone()
+    plain = written(model, requests, None)
+    size, bound = (torch.linalg.matrix_norm(x, 2) for x in (plain, original))
+    assert size < bound
+    for rule in (Rect(keep=1), NormMatch(keep=1), RandomKeep(keep=1), Truncate(rank=1), Prune()):
+        assert torch.equal(written(model, requests, rule), plain), rule
+    scores = plain.abs() / (original.abs() + 1e-8)
+    bar = scores.flatten().sort(descending=True).values[round(0.3 * scores.numel()) - 1]
+    rect = plain.where(scores >= bar, 0.0)
+    assert torch.allclose(written(model, requests, Rect(keep=0.3)), rect, rtol=1e-9, atol=1e-14)
+    scaled = plain * rect.norm() / plain.norm()
+    assert torch.allclose(
+        written(model, requests, NormMatch(keep=0.3)), scaled, rtol=1e-9, atol=1e-14
+    )
+    with torch.no_grad():
+        model.matrix(1).mul_(0.01)  # so that the edit is above the bound
+    plain, bound = written(model, requests, None), 0.01 * bound
+    size = torch.linalg.matrix_norm(plain, 2)
+    assert size > 1.5 * bound
+    pruned = written(model, requests, Prune(form="log"))
+    want = plain * (size.log() - bound.log() + bound) / size
+    assert torch.allclose(pruned, want, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("rule", FILES)
 @pytest.mark.parametrize("name", WRITING)
 def test_every_rule_goes_with_every_editor_that_writes(name, rule, tiny, requests, store):  # noqa: F811
@@ -203,7 +247,10 @@ def test_every_rule_goes_with_every_editor_that_writes(name, rule, tiny, request
     assert plain.keys() == changed.keys()
     assert all(d.isfinite().all() for d in changed.values())
     if rule in {"rect", "random", "norm_match"}:
-        assert all(not torch.equal(plain[n], changed[n]) for n in plain if plain[n].any())
+        # Of a matrix of which an editor changes less than they keep (KN: some columns) they keep all.
+        wide = [n for n, d in plain.items() if d.count_nonzero() > 0.45 * d.numel()]
+        assert wide or name == "kn"
+        assert all(not torch.equal(plain[n], changed[n]) for n in wide)
     assert all(torch.equal(p, before[n]) for n, p in tiny.network.named_parameters())
 
 

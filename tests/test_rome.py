@@ -13,6 +13,7 @@ from edit_sweeps.editors.value import ValueSettings
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.moments import Moment, MomentSettings
 from tests import published
+from tests.test_editor_contract import build
 
 GROUPS = (("{}",), ("I know this. {}",), ("The baker said: {}",))
 SETTINGS = ValueSettings(
@@ -39,6 +40,7 @@ def edit(model, editor, request, moment):
     return ledger, trace[0]
 
 
+@pytest.mark.usefixtures("exactly")
 @pytest.mark.parametrize("uniform_key", [False, True])
 @pytest.mark.parametrize("family", PAPER_FAMILIES)
 def test_the_update_is_the_papers(tiny_model, requests, family, uniform_key):
@@ -51,9 +53,25 @@ def test_the_update_is_the_papers(tiny_model, requests, family, uniform_key):
     edit(model, Rome(layer=LAYER, value=SETTINGS, uniform_key=uniform_key), requests[1], moment)
     after = model.matrix(LAYER)
     assert dense.norm() > 1e-3
-    assert ((after - before - dense).norm() / dense.norm()).item() < 1e-6
+    assert ((after - before - dense).norm() / dense.norm()).item() < 1e-9
 
 
+@pytest.mark.usefixtures("exactly")
+@pytest.mark.parametrize("family", PAPER_FAMILIES)
+def test_rome_identity_is_romes_formula_with_c_equal_to_i(tiny_model, requests, family):
+    """As `conf/editor/rome_identity.yaml` builds it, statistics included: there are none."""
+    model = tiny_model(family, dtype="float64")
+    editor = replace(build("rome_identity", contexts=[c for (c,) in GROUPS]), value=SETTINGS)
+    assert editor.layer == LAYER
+    found = editor.prepare(model, Stores.at(MomentSettings(), "unused"))
+    identity = torch.eye(model.d_in(LAYER), dtype=torch.float64)
+    dense = published.rome(model, requests[1], GROUPS, LAYER, identity, SETTINGS, uniform_key=False)
+    before = model.matrix(LAYER).clone()
+    editor.edit(model, requests[1:2], Ledger(model), editor.start(model, found))
+    assert (model.matrix(LAYER) - before - dense).norm() < 1e-9 * dense.norm()
+
+
+@pytest.mark.usefixtures("exactly")
 @pytest.mark.parametrize("family", PAPER_FAMILIES)
 @pytest.mark.parametrize("uniform_key", [False, True])
 def test_the_edited_matrix_maps_the_key_to_the_value(tiny_model, requests, family, uniform_key):
@@ -66,10 +84,10 @@ def test_the_edited_matrix_maps_the_key_to_the_value(tiny_model, requests, famil
     editor = Rome(layer=LAYER, value=SETTINGS, uniform_key=uniform_key)
     edit(model, editor, request, random_moment(model.d_in(LAYER)))
     output = model.matrix(LAYER) @ key + published.bias(model, LAYER)
-    assert torch.allclose(output, start + shift, atol=1e-6)
+    assert torch.allclose(output, start + shift, atol=1e-9)
     if not uniform_key:
         now = published.at_subject(model, module, "{}", request, inputs=False)
-        assert torch.allclose(now, start + shift, atol=1e-6)
+        assert torch.allclose(now, start + shift, atol=1e-9)
 
 
 def test_without_a_second_moment_the_direction_is_the_mean_key(tiny_model, requests):

@@ -36,8 +36,8 @@ def remember_keys(
 ) -> None:
     """Add the keys of a batch to the state, as the model with the batch written computes them.
 
-    That is what AlphaEdit's code does: the keys of the solve are those of the half-edited model, and
-    not these. Stored in float32 unless the model is float64. Mutates `state.tensors`.
+    They are those of the batch's solve: a key sees only layers below its own, and these were written
+    before it was read. Stored in float32 unless the model is float64. Mutates `state.tensors`.
     """
     precision = torch.float64 if model.dtype == torch.float64 else torch.float32
     for layer in layers:

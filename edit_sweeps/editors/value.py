@@ -77,7 +77,7 @@ class ValueSettings:
         """`[edits]`, what is minimised; `said`: the target is the most probable text under every context."""
         return nll + self.kl_factor * kl + self.weight_decay * decay
 
-    def over(self, loss: Tensor, kl: Tensor, since: Tensor) -> Tensor:  # noqa: ARG002
+    def over(self, loss: Tensor, kl: Tensor, said: Tensor, since: Tensor) -> Tensor:  # noqa: ARG002
         """`[edits]`, which have gone far enough; `since`: updates since the target was first said, -1 before."""
         return loss < self.early_stop
 
@@ -100,9 +100,9 @@ class SaidValueSettings(ValueSettings):
             msg = f"editor.value.stop_after={self.stop_after} must be 0 or more"
             raise ValueError(msg)
 
-    def over(self, loss: Tensor, kl: Tensor, since: Tensor) -> Tensor:
+    def over(self, loss: Tensor, kl: Tensor, said: Tensor, since: Tensor) -> Tensor:
         """Whichever comes first."""
-        return super().over(loss, kl, since) | (since >= self.stop_after)
+        return super().over(loss, kl, said, since) | (since >= self.stop_after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,9 @@ class CalmValueSettings(ValueSettings):
         """As above."""
         return super().loss(nll.where(~said, self.said_weight * nll), kl, decay, said)
 
-    def over(self, loss: Tensor, kl: Tensor, since: Tensor) -> Tensor:  # noqa: ARG002
-        """Said and calm."""
-        return (since >= 0) & (kl <= self.calm)
+    def over(self, loss: Tensor, kl: Tensor, said: Tensor, since: Tensor) -> Tensor:  # noqa: ARG002
+        """Said, still, and calm."""
+        return said & (kl <= self.calm)
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class _Descent:
         at = at.where((at >= 0) | ~said, steps)
         self._said_at[edits] = at
         since = (steps - at).where(at >= 0, -1)
-        return ~self._settings.over(loss, kl, since) & loss.isfinite()
+        return ~self._settings.over(loss, kl, said, since) & loss.isfinite()
 
     def update(self, edits: Tensor, gradient: Tensor) -> None:
         """One step of Adam for edits that never paused, then the cut to the bound."""
