@@ -52,7 +52,7 @@ class Ledger:
 
         Args:
             parameter: Full name of the weight (`EditableModel.parameter_name`).
-            update: In math orientation whatever the layout of the weight.
+            update: In math orientation whatever the layout of the weight, on any device.
 
         Raises:
             ValueError: The update has another shape than the matrix.
@@ -65,6 +65,7 @@ class Ledger:
         master = self._oriented(parameter, self._masters[parameter])
         if self._regularizer is not None:
             original = self._oriented(parameter, self._originals[parameter]).to(master.dtype)
+            update = _beside(master, update)
             update = self._regularizer.on_write(update, original, master, self._generator())
         change = to_dense(update)
         if change.shape != master.shape:
@@ -229,6 +230,17 @@ class Ledger:
     def _generator(self) -> torch.Generator:
         """Depends on the seed and on how many updates were written, on nothing else."""
         return torch.Generator().manual_seed(self._seed * 1_000_003 + self._writes)
+
+
+def _beside(master: Tensor, update: Update) -> Update:
+    """The update where the master is: of a model on several devices it can come from another."""
+
+    def moved(x: Tensor) -> Tensor:
+        return x if x.device == master.device else x.to(master)
+
+    if isinstance(update, LowRank):
+        return LowRank(moved(update.left), moved(update.right))
+    return Dense(moved(update.matrix))
 
 
 def _ratio(part: float, whole: float) -> float:

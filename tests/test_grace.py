@@ -46,6 +46,76 @@ def test_the_lookup_is_what_the_paper_says(shape):
     assert torch.equal(found[3], values[1])
 
 
+@pytest.mark.usefixtures("exactly")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_key_and_value_are_those_of_the_procedure_written_out(tiny_model, requests, family):
+    """Two edits: the key at the prompt's last token, the value by torch's Adam from the output there."""
+    model, twin = (tiny_model(family, dtype="float64") for _ in range(2))
+    _, state, traces = edited(model, requests[:2], radius=1e-4, steps=6)
+    module = twin.mlp_out(1)
+    for row, request in enumerate(requests[:2]):
+        text = twin.tokenizer(request.text)["input_ids"]
+        ids = twin.tokenizer(f"{request.text} {request.target_new}")["input_ids"]
+        place, seen, holder = len(text) - 1, {}, {}
+
+        def hook(_, args, output, place=place, seen=seen, holder=holder):
+            flat = output.reshape(-1, output.shape[-1])
+            seen.setdefault("key", args[0].reshape(-1, args[0].shape[-1])[place].clone())
+            seen.setdefault("start", flat[place].detach().clone())
+            if "value" not in holder:
+                return None
+            rest = torch.arange(len(flat))[:, None] == place
+            return torch.where(rest, holder["value"], flat).reshape(output.shape)
+
+        handle = module.register_forward_hook(hook)
+        twin.network(torch.tensor([ids]))
+        value = seen["start"].clone().requires_grad_()
+        holder["value"], optimizer = value, torch.optim.Adam([value], lr=0.3)
+        for step in range(7):
+            asked = twin.network(torch.tensor([ids])).logits[0, place:-1].log_softmax(-1)
+            loss = -asked.gather(1, torch.tensor(ids[place + 1 :])[:, None]).mean()
+            if step < 6:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        handle.remove()
+        change = state.tensors["values"][row] - seen["start"]
+        expected = value.detach() - seen["start"]
+        assert torch.allclose(state.tensors["keys"][row], seen["key"], rtol=1e-10, atol=1e-12)
+        assert expected.norm() > 0.1
+        assert (change - expected).norm() < 1e-8 * expected.norm()
+        assert traces[row].loss == pytest.approx(loss.item(), rel=1e-8)
+    assert state.tensors["radii"].tolist() == [1e-4, 1e-4]
+
+
+def test_a_codebook_grows_splits_and_adds_as_the_paper_says():
+    """On keys along a line; radius 1 of a new entry, so that 2 is near and 2.1 is far."""
+    editor, state = Grace(layer=0, radius=1.0), State(Prepared())
+    rome, paris = torch.tensor([7]), torch.tensor([7, 8])
+
+    def place(at, target):
+        return editor._place(state, torch.tensor([at, 0.0], dtype=torch.float64), target)
+
+    def entries():
+        keys, radii = state.tensors["keys"][:, 0], state.tensors["radii"]
+        return list(zip(keys.tolist(), radii.tolist(), strict=True))
+
+    assert place(0.0, rome)
+    assert place(5.0, paris)
+    assert entries() == [(0.0, 1.0), (5.0, 1.0)]
+    assert not place(1.5, rome)  # near, same target: the entry grows to take it in
+    assert entries() == [(0.0, 1.5), (5.0, 1.0)]
+    assert not place(0.5, rome)  # inside already: nothing shrinks
+    assert entries() == [(0.0, 1.5), (5.0, 1.0)]
+    assert place(2.4, paris)  # within 1 + 1.5 of another target: both give way
+    assert entries()[0][1] == pytest.approx(1.2, abs=1e-4)
+    assert entries()[2] == (2.4, pytest.approx(1.2, abs=1e-4))
+    assert entries()[0][1] + entries()[2][1] < 2.4
+    assert place(20.0, rome)  # far: the same target gets another entry
+    assert [e[1] for e in entries()][3] == 1.0
+    assert state.tensors["targets"].tolist() == [[7, -100], [7, 8], [7, 8], [7, -100]]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_new_answer_is_said_and_all_else_is_bit_for_bit_as_before(tiny_model, requests, family):
     model = tiny_model(family)

@@ -57,10 +57,11 @@ class Codebook(nn.Module):
         self.radii: Tensor | None = None
 
     def fill(self, state: State, device: torch.device) -> None:
-        """Take over the entries of `state`."""
-        if "keys" in state.tensors:
+        """Take over the entries of `state` that have a value by now."""
+        if "values" in state.tensors:
+            entries = len(state.tensors["values"])
             self.keys, self.values, self.radii = (
-                state.tensors[part].to(device) for part in PARTS[:3]
+                state.tensors[part][:entries].to(device) for part in PARTS[:3]
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,6 +135,7 @@ class Grace(Editor):
         target = rows.labels[0][rows.target_mask[0]].cpu()
         loss, steps = None, 0
         if self._place(state, key, target):
+            codebook.fill(state, key.device)  # a neighbour's radius may have shrunk
             value, loss, steps = self._train(model, codebook, rows, column, start)
             _append(state, "values", value[None].cpu())
         codebook.fill(state, key.device)

@@ -20,12 +20,13 @@ class Kept:
     """The columns of laid-out rows at which predictions are asked for, and what is asked there.
 
     Attributes:
-        columns: `[kept]`, on the CPU, where any device can index with them.
+        columns: Numbers and no tensor, which accelerate would move to the first device of a model on
+            several, where the last one cannot index with it.
         labels: `[edits, rows_per_edit, kept]`, target ids to be predicted, or `IGNORE`.
         kl_column: `[edits]`, which of the kept columns is the lookup token of an edit's last row.
     """
 
-    columns: Tensor
+    columns: list[int]
     labels: Tensor
     kl_column: Tensor
 
@@ -92,7 +93,7 @@ def keep(rows: Rows, rows_per_edit: int) -> Kept:
     needed[lookup] = True
     columns = needed.nonzero()[:, 0]
     return Kept(
-        columns=columns.cpu(),
+        columns=columns.tolist(),
         labels=rows.labels[:, columns].unflatten(0, (-1, rows_per_edit)),
         kl_column=torch.searchsorted(columns, lookup.contiguous()),
     )
