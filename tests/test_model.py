@@ -175,6 +175,16 @@ def test_a_folder_with_index_and_shards_is_accepted(tmp_path, tokenizer):
     assert load_model(source(tmp_path), "cpu").n_layers == LAYERS
 
 
+def test_a_device_map_goes_to_transformers_and_leaves_the_same_model(folder, monkeypatch):
+    """Several devices: test_sharded.py. `device` must not move such a model."""
+    plain = load_model(source(folder), "cpu")
+    monkeypatch.setattr("edit_sweeps.model.choose_device", lambda _: pytest.fail("moved"))
+    mapped = load_model(source(folder, device_map={"model": "cpu", "lm_head": "cpu"}), "cuda:7")
+    assert mapped.fingerprint() == plain.fingerprint()
+    ids = torch.tensor([[3, 4, 5]])
+    assert torch.equal(mapped.network(ids).logits, plain.network(ids).logits)
+
+
 def test_weights_with_a_missing_parameter_are_refused(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.down_proj.weight"]

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
+from edit_sweeps.editors.settings import check_positive
 from edit_sweeps.ledger import Dense, Ledger
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
@@ -54,11 +55,7 @@ class FineTune(Editor):
     def check(self, n_layers: int) -> None:
         """Refuse a layer outside the model and settings that cannot be."""
         check_layers((self.layer,), n_layers)
-        for name in ("lr", "steps", "batch_size", "max_change"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                msg = f"editor.{name}={value} must be greater than 0"
-                raise ValueError(msg)
+        check_positive(self, ("lr", "steps", "batch_size", "max_change"))
         if self.loss not in LOSSES:
             msg = f"editor.loss={self.loss} is not known; choose one of {', '.join(LOSSES)}"
             raise ValueError(msg)

@@ -26,6 +26,7 @@ from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.gradients import target_nll
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
+from edit_sweeps.editors.settings import check_positive, the_only
 from edit_sweeps.hooks import capture, replace_output
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel
@@ -107,10 +108,7 @@ class Grace(Editor):
     def check(self, n_layers: int) -> None:
         """Refuse a layer outside the model and settings that cannot be."""
         check_layers((self.layer,), n_layers)
-        for name in ("radius", "lr", "steps"):
-            if not getattr(self, name) > 0:
-                msg = f"editor.{name}={getattr(self, name)} must be greater than 0"
-                raise ValueError(msg)
+        check_positive(self, ("radius", "lr", "steps"))
 
     def resume(self, model: EditableModel, ledger: Ledger, state: State) -> None:
         """Attach the codebook of `state`."""
@@ -124,10 +122,7 @@ class Grace(Editor):
         Raises:
             ValueError: Not exactly one request.
         """
-        if len(requests) != 1:
-            msg = f"GRACE writes one request at a time, not {len(requests)}; use edits=sequential"
-            raise ValueError(msg)
-        (request,) = requests
+        request = the_only(requests, "GRACE")
         codebook = self._codebook(model, ledger, state)
         rows = rows_for(model, [Line(request.prompt, request.subject, request.target_new)])
         column = int(rows.target_mask[0].nonzero()[0])

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from edit_sweeps.editors.attribution import Asked, attribute, path
 from edit_sweeps.editors.base import Editor, State, Trace
+from edit_sweeps.editors.settings import the_only
 from edit_sweeps.ledger import Ledger, LowRank
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
@@ -94,10 +95,7 @@ class KnowledgeNeurons(Editor):
         Raises:
             ValueError: Not exactly one request, or embeddings of another width than the values.
         """
-        if len(requests) != 1:
-            msg = f"KN writes one request at a time, not {len(requests)}; use edits=sequential"
-            raise ValueError(msg)
-        (request,) = requests
+        request = the_only(requests, "KN")
         embeddings = model.network.get_input_embeddings().weight.detach()
         if embeddings.shape[1] != model.d_out(0):
             msg = (

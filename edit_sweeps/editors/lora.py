@@ -20,6 +20,7 @@ from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.gradients import row_means, target_nll
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
+from edit_sweeps.editors.settings import check_positive
 from edit_sweeps.ledger import Ledger, LowRank
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
@@ -61,10 +62,7 @@ class Lora(Editor):
         """Refuse layers outside the model and settings that cannot be."""
         if self.layers is not None:
             check_layers(sorted(self.layers), n_layers)
-        for name in ("rank", "alpha", "lr", "steps", "batch_size"):
-            if not getattr(self, name) > 0:
-                msg = f"editor.{name}={getattr(self, name)} must be greater than 0"
-                raise ValueError(msg)
+        check_positive(self, ("rank", "alpha", "lr", "steps", "batch_size"))
 
     def modules(self, model: EditableModel) -> list[str]:
         """Full paths of the modules that get an adapter.

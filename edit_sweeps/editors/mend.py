@@ -24,6 +24,7 @@ from edit_sweeps.editors.hypernet import HyperNetwork
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.mend_data import Material, read_locality, read_split
 from edit_sweeps.editors.mend_training import Course, TrainingSettings, train
+from edit_sweeps.editors.settings import check_matrices, check_positive, mlp_names
 from edit_sweeps.ledger import Ledger, LowRank
 from edit_sweeps.model import EditableModel
 from edit_sweeps.moments import locked
@@ -33,7 +34,6 @@ from edit_sweeps.tokens import Line
 
 log = logging.getLogger(__name__)
 
-MATRICES = ("mlp", "mlp_out")
 FORMAT = 1
 """Part of every digest; raised when the same settings train another network."""
 
@@ -69,13 +69,8 @@ class Mend(Editor):
     def check(self, n_layers: int) -> None:
         """Refuse layers outside the model, and settings that cannot be."""
         check_layers(sorted(self.layers), n_layers)
-        if self.matrices not in MATRICES:
-            msg = f"editor.matrices={self.matrices}: one of {', '.join(MATRICES)}"
-            raise ValueError(msg)
-        for name in ("rank", "train_steps", "batch_size"):
-            if not getattr(self, name) > 0:
-                msg = f"editor.{name}={getattr(self, name)} must be greater than 0"
-                raise ValueError(msg)
+        check_matrices(self.matrices, ("mlp", "mlp_out"))
+        check_positive(self, ("rank", "train_steps", "batch_size"))
         if (self.train_file is None) != (self.train_source == "miniature"):
             msg = (
                 f"editor.train_source={self.train_source} editor.train_file={self.train_file}: give a "
@@ -86,10 +81,7 @@ class Mend(Editor):
 
     def names(self, model: EditableModel) -> list[str]:
         """Full names of the matrices written, in ascending order of layers."""
-        each = [model.mlp_parameters(layer) for layer in sorted(self.layers)]
-        return [
-            name for names in each for name in (names if self.matrices == "mlp" else names[-1:])
-        ]
+        return mlp_names(model, self.layers, self.matrices)
 
     def prepare(self, model: EditableModel, stores: Stores) -> Prepared:
         """The trained network, from the cache or trained now; a second process waits for the first."""

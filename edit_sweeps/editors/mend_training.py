@@ -22,6 +22,7 @@ from tqdm import tqdm
 from edit_sweeps.editors.gradients import Pairs, edit_gradients, raised, row_means, target_nll
 from edit_sweeps.editors.hypernet import HyperNetwork
 from edit_sweeps.editors.mend_data import PROBES, Asked, Material
+from edit_sweeps.editors.settings import check_positive
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import IGNORE, Line
@@ -83,10 +84,7 @@ class TrainingSettings:
         """
         names = ("lr", "step_size_lr", "edits", "accumulate", "at_once", "grad_clip")
         more = ("validate_every", "patience", "validation", "locality_rows")
-        for name in (*names, *more):
-            if not getattr(self, name) > 0:
-                msg = f"editor.training.{name}={getattr(self, name)} must be greater than 0"
-                raise ValueError(msg)
+        check_positive(self, (*names, *more), where="editor.training")
         for name in ("edit_weight", "locality_weight"):
             if not getattr(self, name) >= 0:
                 msg = f"editor.training.{name}={getattr(self, name)} must not be negative"

@@ -19,6 +19,7 @@ from edit_sweeps.editors.contexts import BARE, flatten
 from edit_sweeps.editors.kernel import inverse_of, solve_keys, update_norms
 from edit_sweeps.editors.located import LocatedEditor
 from edit_sweeps.editors.reading import Site, read_keys
+from edit_sweeps.editors.settings import the_only
 from edit_sweeps.editors.value import optimise_values
 from edit_sweeps.ledger import Ledger, LowRank
 from edit_sweeps.model import EditableModel
@@ -53,9 +54,7 @@ class Rome(LocatedEditor):
         Raises:
             ValueError: Not exactly one request.
         """
-        if len(requests) != 1:
-            msg = f"ROME writes one request at a time, not {len(requests)}; use edits=sequential"
-            raise ValueError(msg)
+        the_only(requests, "ROME")
         contexts = state.prepared.contexts
         values = optimise_values(
             model, requests, flatten(contexts), Site(self.layer, block=False), self.value

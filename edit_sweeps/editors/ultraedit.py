@@ -23,12 +23,12 @@ from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.gradients import EditGradients, edit_gradients
 from edit_sweeps.editors.kernel import exact
 from edit_sweeps.editors.located import check_layers
+from edit_sweeps.editors.settings import check_matrices, check_positive, mlp_names
 from edit_sweeps.ledger import Ledger, LowRank
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import Line
 
-MATRICES = ("mlp_out", "mlp_in", "mlp")
 TINY = 1e-7
 """Added to deviations."""
 
@@ -54,19 +54,12 @@ class UltraEdit(Editor):
     def check(self, n_layers: int) -> None:
         """Refuse layers outside the model and settings that cannot be."""
         check_layers(sorted(self.layers), n_layers)
-        if self.matrices not in MATRICES:
-            msg = f"editor.matrices={self.matrices}: one of {', '.join(MATRICES)}"
-            raise ValueError(msg)
-        for name in ("lr", "ridge", "batch_size"):
-            if not getattr(self, name) > 0:
-                msg = f"editor.{name}={getattr(self, name)} must be greater than 0"
-                raise ValueError(msg)
+        check_matrices(self.matrices)
+        check_positive(self, ("lr", "ridge", "batch_size"))
 
     def names(self, model: EditableModel) -> list[str]:
         """Full names of the matrices written."""
-        kept = {"mlp": slice(None), "mlp_in": slice(None, -1), "mlp_out": slice(-1, None)}
-        which = kept[self.matrices]
-        return [n for layer in sorted(self.layers) for n in model.mlp_parameters(layer)[which]]
+        return mlp_names(model, self.layers, self.matrices)
 
     def edit(
         self, model: EditableModel, requests: Sequence[EditRequest], ledger: Ledger, state: State

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from edit_sweeps.editors.base import Trace
 from edit_sweeps.editors.reading import Site, read_outputs, rows_for
+from edit_sweeps.editors.settings import check_positive
 from edit_sweeps.editors.shifted import Shifted, Whole
 from edit_sweeps.editors.suffix import Suffix, can_be_cut
 from edit_sweeps.model import EditableModel
@@ -64,10 +65,7 @@ class ValueSettings:
         Raises:
             ValueError: Names the setting, its value and what is allowed.
         """
-        for name in ("lr", "steps", "clamp", "batch_size"):
-            if not getattr(self, name) > 0:
-                msg = f"editor.value.{name}={getattr(self, name)} must be greater than 0"
-                raise ValueError(msg)
+        check_positive(self, ("lr", "steps", "clamp", "batch_size"), where="editor.value")
         for name in ("weight_decay", "kl_factor", "early_stop"):
             if not getattr(self, name) >= 0:
                 msg = f"editor.value.{name}={getattr(self, name)} must be 0 or more"

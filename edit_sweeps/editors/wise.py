@@ -42,6 +42,7 @@ from edit_sweeps.editors.contexts import (
 from edit_sweeps.editors.gradients import raised, row_means, target_nll
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
+from edit_sweeps.editors.settings import check_positive, the_only
 from edit_sweeps.editors.side_memory import SideMemories, shard_mask, ties
 from edit_sweeps.hooks import capture, replace_output
 from edit_sweeps.ledger import Ledger
@@ -125,10 +126,7 @@ class Wise(Editor):
     def check(self, n_layers: int) -> None:
         """Refuse a layer outside the model and settings that cannot be."""
         check_layers((self.layer,), n_layers)
-        for name in ("lr", "steps", "norm_constraint", "save_every", "merge_every"):
-            if not getattr(self, name) > 0:
-                msg = f"editor.{name}={getattr(self, name)} must be greater than 0"
-                raise ValueError(msg)
+        check_positive(self, ("lr", "steps", "norm_constraint", "save_every", "merge_every"))
         for name in ("mask_ratio", "act_ratio", "density"):
             if not 0 < getattr(self, name) <= 1:
                 msg = f"editor.{name}={getattr(self, name)} must be above 0 and at most 1"
@@ -167,10 +165,7 @@ class Wise(Editor):
         Raises:
             ValueError: Not exactly one request.
         """
-        if len(requests) != 1:
-            msg = f"WISE writes one request at a time, not {len(requests)}; use edits=sequential"
-            raise ValueError(msg)
-        (request,) = requests
+        request = the_only(requests, "WISE")
         memories = self._memories(model, ledger, state)
         material = _material(model, memories, request, state.prepared.contexts)
         self._open_shard(state, material)
