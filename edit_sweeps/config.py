@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+CONF = Path(__file__).parent.parent / "conf"
+SCHOOLS = ("default", "authors", "easyedit")
+"""Options of `tuned`: whose published values an editor runs with."""
 
 
 @dataclass
@@ -187,7 +192,19 @@ def launch_folder(study: str) -> str:
         return "outputs/.refused"
 
 
+def describe_groups() -> str:
+    """The groups of `conf/` with their options, for `--help`; of `tuned` what a user chooses between."""
+    lines = []
+    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "local"):
+        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        if folder.name == "tuned":  # the rest is chosen by editor and model
+            names = [name for name in SCHOOLS if name in names]
+        lines.append(f"{folder.name}: {', '.join(names)}")
+    return "\n".join(lines)
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; call before `hydra.main`."""
     ConfigStore.instance().store(name="base_config", node=Config)
     OmegaConf.register_new_resolver("launch_folder", launch_folder, replace=True)
+    OmegaConf.register_new_resolver("conf_groups", describe_groups, replace=True)

@@ -125,3 +125,10 @@ def test_a_key_smuggled_in_with_plus_is_refused_with_the_near_one():
 def test_a_study_that_leaves_outputs_is_refused(study):
     with pytest.raises(ValueError, match="not a name for a folder below outputs"):
         schema.study_folder(study)
+
+
+def test_the_groups_of_help_are_what_a_user_chooses_between():
+    told = dict(line.split(": ") for line in schema.describe_groups().splitlines())
+    assert told["tuned"] == "default, authors, easyedit"
+    assert set(told) == {p.name for p in CONF.iterdir() if p.is_dir()} - {"local"}
+    assert "wise" in told["editor"].split(", ")

@@ -14,9 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from edit_sweeps.cell import Tree
+from edit_sweeps.config import CONF, SCHOOLS
 
-CONF = Path(__file__).parent.parent.parent / "conf"
-SCHOOLS = ("default", "authors", "easyedit")
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """What families call the number of blocks in their config.json."""
 
