@@ -216,20 +216,30 @@ def compose_cell(
     guessed = []
     if "moments" not in given and not str(config.model.pretrained).startswith("miniature://"):
         guessed.append("moments=quick")
+    editor = editor_class(config)
+    if editor.attaches:
+        msg = (
+            f"--editor {order.editor} puts a module into the model and leaves no changed weights to save; use another "
+            f"editor here, or score it with launch.py editor={order.editor}"
+        )
+        raise ApplyError(msg)
     if "edits" not in given:
-        guessed.append(f"edits={'batch' if takes_batches(order, config) else 'sequential'}")
+        guessed.append(f"edits={'batch' if takes_batches(order, editor) else 'sequential'}")
     base += guessed
     shown = [*base, *(f"{key}={value}" for key, value in values.items())]
     return compose(home, base, values), shown
 
 
-def takes_batches(order: Order, config: Any) -> bool:
-    """Whether the requests are written as one batch."""
-    if order.batch is not None:
-        return order.batch
+def editor_class(config: Any) -> Any:
+    """The class of the editor of a configuration."""
     from hydra.utils import get_class
 
-    return not get_class(config.editor._target_).one_at_a_time
+    return get_class(config.editor._target_)
+
+
+def takes_batches(order: Order, editor: Any) -> bool:
+    """Whether the requests are written as one batch."""
+    return order.batch if order.batch is not None else not editor.one_at_a_time
 
 
 def compose(home: Path, overrides: Sequence[str], values: dict[str, str]) -> Any:

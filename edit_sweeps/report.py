@@ -28,6 +28,7 @@ from edit_sweeps.table import (
     mean_retention,
     read_cells,
     rows_of,
+    task_errors,
     write_table,
 )
 
@@ -261,7 +262,7 @@ def failed_tasks(cells: Iterable[CellView]) -> Iterator[tuple[str, str, str]]:
     """Cell, task and message of tasks that failed in cells that did not."""
     for cell in cells:
         if cell.record and cell.scored:
-            for task, message in cell.record.errors.items():
+            for task, message in task_errors(cell.record).items():
                 yield cell.cell, task, last_line(message)
 
 

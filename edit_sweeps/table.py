@@ -202,9 +202,14 @@ def rows_of(view: CellView) -> Iterator[Row]:
         for metric, score in metrics.items():
             compared = record.comparisons.get(task, {}).get(metric, NO_COMPARISON)
             yield cell | {"task": task, "metric": metric} | score_columns(score, compared)
-    for task in record.errors:
+    for task in task_errors(record):
         if task not in record.scores:
             yield cell | {"task": task}
+
+
+def task_errors(record: Record) -> dict[str, str]:
+    """Task -> message; what could not be saved (`save=...`) is no task and will not run again."""
+    return {task: m for task, m in record.errors.items() if not task.startswith("save=")}
 
 
 def score_columns(score: Score, compared: Comparison) -> Row:

@@ -155,6 +155,7 @@ def test_dry_run_shows_the_plan_and_leaves_nothing(project):
         (("--model", "miniature", "--editor", "memitt", "--out", "x"), "did you mean memit[?]"),
         (("--model", "miniature", "--editor", "none", "--out", "x"), "none changes nothing"),
         ((*MEMIT, "--out", "x", "--tasks", "mini_nl"), "did you mean mini_nli[?]"),
+        (("--model", "miniature", "--editor", "grace", "--out", "x"), "no changed weights to save"),
         ((*MEMIT, "--out", "x", "editor.layr=3"), "editor.layr"),
         ((*MEMIT, "--out", "x", "regularizer=rectt"), "regularizer/rectt"),
         ((*MEMIT, "--out", "x", "num_edits=2"), "set by the number of requests"),

@@ -25,6 +25,7 @@ def written(name, family, device, tokenizer, requests, store):  # noqa: F811
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("exactly")  # or norms and attention would round to float32 inside
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", WRITING)
 def test_an_editor_writes_the_same_on_the_gpu(name, family, tokenizer, requests, store):  # noqa: F811
@@ -32,8 +33,9 @@ def test_an_editor_writes_the_same_on_the_gpu(name, family, tokenizer, requests,
     there = written(name, family, "cuda", tokenizer, requests, store)
     assert here.keys() == there.keys()
     assert here
+    close = 1e-5 if name == "mend" else 1e-6  # its network computes in float32
     for parameter, delta in here.items():
-        assert (there[parameter] - delta).norm() <= 1e-6 * delta.norm(), parameter
+        assert (there[parameter] - delta).norm() <= close * delta.norm(), parameter
 
 
 def gpu_check(*arguments):
@@ -52,10 +54,12 @@ def test_without_a_gpu_the_check_says_so_and_fails():
 
 
 @pytest.mark.slow
-def test_the_check_itself_runs_through_on_small_shapes():
-    done = gpu_check("--rehearse")
+@pytest.mark.parametrize(
+    ("shape", "editors"), [("llama-3-8b", WRITING), ("gpt2-xl", ["mend", "rome"])]
+)
+def test_the_check_itself_runs_through_on_small_shapes(shape, editors):
+    done = gpu_check("--rehearse", "--shapes", shape, "--editors", ",".join(editors))
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rehearsal: no GPU figures" in done.stdout
-    measured = [row[0].removeprefix("| ") for row in rows if len(row) == 7]
-    assert sorted(n for n in measured if n != "editor") == sorted(2 * WRITING)
+    assert [row[0].removeprefix("| ") for row in rows if len(row) == 7] == ["editor", *editors]

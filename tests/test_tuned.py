@@ -109,3 +109,29 @@ def test_the_source_is_no_part_of_a_cells_key_and_two_schools_are_two_lines():
     first, second = (make_plan([one]).entries[-1].cell for one in composing)
     assert first.key == second.key
     assert second.overrides == {"tuned": "default"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warned"),
+    [
+        (("editor=memit",), "second moments of model=custom are taken over the miniature's"),
+        (("editor=memit", "moments=quick"), None),
+        (("editor=rome_identity",), None),
+        (
+            ("editor=mend",),
+            "MEND's network for model=custom is trained on facts of the miniature's",
+        ),
+    ],
+)
+def test_a_model_from_elsewhere_does_not_get_the_miniatures_text_in_silence(
+    folder, caplog, overrides, warned
+):
+    make_plan([(custom(folder, *overrides), [])])
+    told = [r.getMessage() for r in caplog.records if "miniature's synthetic" in r.getMessage()]
+    assert len(told) == (warned is not None)
+    assert all(
+        message.startswith("the " * (not warned.startswith("MEND")) + warned) for message in told
+    )
+    caplog.clear()
+    make_plan([(composed("editor=memit"), []), (composed("editor=mend"), [])])
+    assert "synthetic" not in caplog.text

@@ -203,9 +203,30 @@ def tell_sources(grid: Sequence[Cell]) -> None:
         source = cell.config["tuned_source"]
         if source:
             pairs[cell.config["editor"]["name"], cell.config["model"]["name"], source] = None
+    for warning in dict.fromkeys(w for cell in grid for w in foreign_text(cell.config)):
+        log.warning("%s", warning)
     for editor, model, source in pairs:
         level = logging.WARNING if tuned.is_guess(source) else logging.INFO
         log.log(level, "values of editor=%s on model=%s: %s", editor, model, source)
+
+
+def foreign_text(tree: Tree) -> list[str]:
+    """What a model from elsewhere would take from the miniature's synthetic world, because that is the default."""
+    name, editor = tree["model"]["name"], tree["editor"]
+    if str(tree["model"]["pretrained"]).startswith("miniature://"):
+        return []
+    found = []
+    if editor.get("second_moment") and tree["moments"]["name"] == "miniature":
+        found.append(
+            f"the second moments of model={name} are taken over the miniature's synthetic text, which it was not "
+            "trained on; use moments=quick or moments=faithful"
+        )
+    if editor.get("train_source") == "miniature":
+        found.append(
+            f"MEND's network for model={name} is trained on facts of the miniature's synthetic world; give requests "
+            "of yours: editor.train_source=jsonl editor.train_file=FILE"
+        )
+    return found
 
 
 def leaves(tree: Any, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -222,12 +243,12 @@ def explain_missing(tree: Tree, missing: Sequence[str]) -> str:
     text = f"no value for {', '.join(missing)}"
     if any(path.startswith("editor.") for path in missing):
         editor, model = tree["editor"]["name"], tree["model"]["name"]
-        text += (
-            f": no values are published or tuned for this pair (there is no conf/tuned/{editor}-{model}.yaml), "
-            "and none can be guessed: there is no rule of depth for it, or the model's config.json cannot be read here."
-            f" Give them on the command line, for example {missing[0]}={'[3,4,5]' if 'layers' in missing[0] else 5},"
-            " or write that file"
-        )
+        layers = [path for path in missing if path in {"editor.layer", "editor.layers"}]
+        text += f": no values are published or tuned for this pair (there is no conf/tuned/{editor}-{model}.yaml)"
+        if layers:
+            text += ", and the model's config.json, which would tell its depth, cannot be read here"
+        example = {"editor.layer": "5", "editor.layers": "[3,4,5]"}.get(missing[0], "VALUE")
+        text += f". Give them on the command line, for example {missing[0]}={example}, or write that file"
     else:
         text += f". Give it on the command line, for example {missing[0]}=VALUE"
     return text
@@ -255,6 +276,7 @@ def as_baseline(tree: Tree) -> Tree:
         "num_edits": 0,
         "seed": 0,
         "save": "none",
+        "tuned_source": "",
     }
 
 
