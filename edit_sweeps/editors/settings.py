@@ -8,8 +8,8 @@ from typing import Any
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 
-MATRICES = {"mlp": slice(None), "mlp_in": slice(None, -1), "mlp_out": slice(-1, None)}
-"""What `editor.matrices` can ask for of a block's MLP: all, those before the key, the one behind it."""
+MATRICES = {"mlp_out": slice(-1, None), "mlp_in": slice(None, -1), "mlp": slice(None)}
+"""What `editor.matrices` can ask for of a block's MLP: the one behind the key, those before it, all."""
 
 
 def check_positive(settings: Any, names: Iterable[str], where: str = "editor") -> None:
