@@ -110,6 +110,10 @@ def editor_for(name: str, shape: Shape) -> Editor:
     base = [f"editor={name}", f"model={shape.model}", *QUICK.get(name, [])]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         tree: Any = OmegaConf.to_container(compose("config", overrides=base).editor)
+    if "context_starts" in tree:  # whole words to the model's own tokenizer, not to the miniature's
+        starts = len(tree["context_starts"])
+        tree["context_lengths"] = [[n, count * starts] for n, count in tree["context_lengths"]]
+        tree["context_starts"] = [""]
     key = "layers" if "layers" in tree else "layer"
     for path, value in OPEN.get(name, {}).items():
         tree[path] = value if tree[path] == "???" else tree[path]
