@@ -138,7 +138,8 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
     if "model" in digests:
         model |= {"pretrained": digests["model"], "revision": None}
     tasks = {
-        name: {**spec, "content": digests.get(f"task.{name}")}
+        name: {k: v for k, v in spec.items() if k != "data"}
+        | {"content": digests.get(f"task.{name}")}
         for name, spec in config["task"].items()
     }
     scoring = {"model": model, "task": tasks, "eval": config["eval"], "version": RESULT_VERSION}
@@ -149,7 +150,7 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
         editor["contexts_file"] = digests["contexts"]
     if "train" in digests:
         editor["train_file"] = digests["train"]
-    dataset = {k: v for k, v in config["dataset"].items() if k not in {"name", "path"}}
+    dataset = {k: v for k, v in config["dataset"].items() if k not in {"name", "path", "cap"}}
     dataset["content"] = digests.get("dataset")
     moments = {k: v for k, v in config["moments"].items() if k not in {"name", "batch_size"}}
     if "moments" in digests:

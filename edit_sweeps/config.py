@@ -52,11 +52,14 @@ class DatasetConfig:
 
     Attributes:
         name: The option's name.
-        format: miniature | counterfact | jsonl.
+        format: Key of `requests._FORMATS`.
         path: The file; null for formats that need none.
         order: `sampled`: request i is the i-th of one seeded permutation; `file`: file order.
         skip: With `order=file`: requests passed over at the start.
         repeat: Start over when the data set is used up.
+        on_invalid: `refuse` a file with a broken request, or `skip` such requests and count them.
+        target: For forms with several answers to choose from: which one is written.
+        cap: A cell that asks for more requests than there are writes all there are, labelled so.
     """
 
     name: str = MISSING
@@ -65,6 +68,9 @@ class DatasetConfig:
     order: str = "sampled"
     skip: int = 0
     repeat: bool = False
+    on_invalid: str = "refuse"
+    target: str | None = None
+    cap: bool = False
 
 
 @dataclass
@@ -94,6 +100,7 @@ class TaskConfig:
     limit: Any = None
     headline: str | None = None
     chance: float | None = None
+    data: str | None = None
 
 
 @dataclass
@@ -167,6 +174,7 @@ class Config:
     dry_run: bool = False
     impossible: str = "refuse"
     cache_dir: str = "outputs/.cache"
+    data_root: str | None = None
 
 
 def study_folder(study: str) -> str:

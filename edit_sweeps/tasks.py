@@ -36,6 +36,8 @@ class TaskSpec:
             its first metric.
         chance: What guessing scores in the headline; None: `chance` of the task's `metadata`,
             else 1 / number of choices, or 0 for generated answers.
+        data: A file or folder with the documents, for tasks of this package (`task_data`); None:
+            the data folder, else the hub.
 
     Raises:
         ValueError: A limit that is neither.
@@ -47,6 +49,7 @@ class TaskSpec:
     limit: int | float | None = None
     headline: str | None = None
     chance: float | None = None
+    data: str | None = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit, f"limit of task {self.name}")
@@ -136,13 +139,14 @@ def build_task(spec: TaskSpec, settings: EvalSettings) -> BuiltTask:
         LookupError: An unknown name.
         Exception: Whatever the task's own code or its data raise.
     """
+    from edit_sweeps import task_data
     from edit_sweeps.live_lm import quiet
 
     limit = settings.limit if spec.limit is None else spec.limit
     documents: dict[str, list[int] | None] = {}
     digest = hashlib.sha256()
     # lm-eval's bars cannot be turned off while it builds; they go where nobody looks.
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+    with quiet(), task_data.given(spec.data), contextlib.redirect_stderr(io.StringIO()):
         tasks = load_tasks(spec.name, spec.folder)
         for name, task in tasks.items():
             if spec.num_fewshot is not None:

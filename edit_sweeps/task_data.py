@@ -1,0 +1,318 @@
+"""The documents of the tasks of this package: from a file, the data folder or the hub, in one form each.
+
+The same data set is published in several forms (GLUE as TSV with words for labels, on the hub with
+numbers). Each source here has one form, on which its task files rely; whatever is read is brought
+into it, and a document that does not fit is refused with its number.
+
+A task file says
+    custom_dataset: !function metrics.load
+    dataset_kwargs: {source: rte, splits: [train]}
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edit_sweeps import data_root
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Document = dict[str, Any]
+
+TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
+"""CoNLL-2003's tags in the order of the hub's numbers."""
+SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".txt", "")
+"""Forms of files that are read; the last is a folder of files with one JSON object each."""
+
+_GIVEN: ContextVar[str | None] = ContextVar("given", default=None)
+
+
+class TaskDataError(ValueError):
+    """The documents of a task are missing or not of the form that the task needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One published data set.
+
+    Attributes:
+        name: How task files call it.
+        row: From a published row to a document; KeyError, ValueError or TypeError when it is of
+            another form.
+        hub: Its id on the hub; None where it is not there as plain data.
+        subset: Of the hub's data set.
+        revision: Of the hub's data set.
+        splits: Our split -> the hub's, where they differ.
+        files: Our split -> name below `files/` of the data folder, for what is not on the hub.
+    """
+
+    name: str
+    row: Callable[[Document], Document]
+    hub: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def given(path: str | None) -> Iterator[None]:
+    """Inside the block every source reads the file or folder `path` (`task.<name>.data`)."""
+    token = _GIVEN.set(path)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def load(source: str, splits: Sequence[str]) -> dict[str, Dataset]:
+    """The documents of `source`, in its one form.
+
+    A file given by `task.<name>.data` goes before the data folder, the data folder before the hub.
+    A given folder holds one file for each split, named `<split>.jsonl` or another of `SUFFIXES`; a
+    given file stands for the last of `splits`, which is the one that is scored.
+
+    Raises:
+        TaskDataError: Nothing can be read, or a document does not fit.
+    """
+    from datasets import Dataset
+
+    wanted = SOURCES[source]
+    found = {}
+    for split in splits:
+        place, rows = _rows(wanted, split, scored=split == splits[-1])
+        documents = [_document(wanted, row, place, n) for n, row in enumerate(rows)]
+        if not documents:
+            msg = f"{place} holds no documents for the task data {source!r}"
+            raise TaskDataError(msg)
+        found[split] = Dataset.from_list(documents)
+    return found
+
+
+def _rows(source: Source, split: str, *, scored: bool) -> tuple[str, Iterable[Document]]:
+    """Where the rows of a split are read from, in words, and the rows."""
+    path = _local(source, split, scored=scored)
+    if path is not None:
+        return str(path), read_rows(path)
+    from datasets import load_dataset
+
+    theirs = source.splits.get(split, split)
+    if source.hub is None:
+        msg = (
+            f"the documents of {source.name!r} are not on the hub: bring them with `edit-sweeps data "
+            f"fetch`, or give a file of yours (task.<name>.data=FILE)"
+        )
+        raise TaskDataError(msg)
+    folder = data_root.local_dataset(source.hub)
+    revision = None if folder else source.revision
+    try:
+        rows = load_dataset(
+            str(folder or source.hub), source.subset, split=theirs, revision=revision
+        )
+    except Exception as error:
+        msg = (
+            f"the documents of {source.name!r} ({folder or source.hub}, {theirs}) cannot be loaded: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}. Without a network, bring "
+            "them with `edit-sweeps data fetch` or give a file (task.<name>.data=FILE)"
+        )
+        raise TaskDataError(msg) from error
+    return f"{folder or source.hub} ({theirs})", rows
+
+
+def _local(source: Source, split: str, *, scored: bool) -> Path | None:
+    """The file or folder with the rows of a split, where there is one on this machine."""
+    given_path = _GIVEN.get()
+    if given_path is not None:
+        path = Path(given_path).expanduser()
+        inside = [path / f"{split}{suffix}" for suffix in SUFFIXES]
+        split_file = next((p for p in inside if p.exists()), None)
+        if split_file is not None:
+            return split_file
+        if scored and path.exists():
+            return path
+        if not path.exists():
+            msg = f"task data {given_path}: there is no such file or folder"
+            raise TaskDataError(msg)
+    name = source.files.get(split)
+    return data_root.local_file(name) if name else None
+
+
+def _document(source: Source, row: Document, place: str, number: int) -> Document:
+    try:
+        return source.row(row)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        msg = (
+            f"{place}, document {number}: is not of the form of {source.name!r} "
+            f"({type(error).__name__}: {error}); its keys are {', '.join(map(str, row))}"
+        )
+        raise TaskDataError(msg) from error
+
+
+def read_rows(path: Path) -> Iterator[Document]:
+    """The rows of a file, or of all .txt files of a folder (one JSON object each), by name.
+
+    Raises:
+        TaskDataError: The file's form is not known, or a line of it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            for file in sorted(path.rglob("*.txt"), key=_natural):
+                yield json.loads(file.read_text(encoding="utf-8"))
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8-sig") as lines:
+                yield from (json.loads(line) for line in lines if line.strip())
+        elif path.suffix == ".json":
+            yield from json.loads(path.read_text(encoding="utf-8-sig"))
+        elif path.suffix in {".tsv", ".csv"}:
+            yield from _separated(path)
+        elif path.suffix == ".parquet":
+            import pandas as pd
+
+            yield from pd.read_parquet(path).to_dict("records")
+        elif path.suffix == ".txt" or path.suffix.startswith(".test"):
+            yield from _conll(path)
+        else:
+            msg = f"{path}: is none of {', '.join(SUFFIXES[:-1])} and no folder"
+            raise TaskDataError(msg)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise TaskDataError(msg) from error
+
+
+def _separated(path: Path) -> Iterator[Document]:
+    """GLUE's .tsv files quote nothing; .csv files do."""
+    quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        yield from csv.DictReader(lines, delimiter=delimiter, quoting=quoting)
+
+
+def _conll(path: Path) -> Iterator[Document]:
+    """Sentences of CoNLL's own files: a token a line with its tag last, a blank line between them."""
+    tokens: list[str] = []
+    tags: list[str] = []
+    with path.open(encoding="utf-8") as lines:
+        for line in (*lines, ""):
+            words = line.split()
+            if words:
+                tokens.append(words[0])
+                tags.append(words[-1])
+            elif tokens:
+                yield {"tokens": tokens, "ner_tags": tags}
+                tokens, tags = [], []
+
+
+def _natural(path: Path) -> tuple[int, str]:
+    """dev_2 before dev_10."""
+    digits = "".join(c for c in path.stem if c.isdigit())
+    return int(digits or 0), path.name
+
+
+def _label(value: Any, names: Sequence[str]) -> int:
+    """The number of a label that is published as a word, a number, or a number in a string."""
+    if isinstance(value, str) and value in names:
+        return names.index(value)
+    number = int(value)
+    if not 0 <= number < len(names):
+        msg = f"label {value!r} is none of {', '.join(names)}; a test set without labels?"
+        raise ValueError(msg)
+    return number
+
+
+def _gsm8k(row: Document) -> Document:
+    rationale, mark, number = row["answer"].partition("#### ")
+    if not mark or not number.strip():
+        msg = "the answer has no '#### '"
+        raise ValueError(msg)
+    return {
+        "question": row["question"],
+        "answer": row["answer"],
+        "rationale": rationale,
+        "number": number.strip(),
+    }
+
+
+def _rte(row: Document) -> Document:
+    label = _label(row["label"], ("entailment", "not_entailment"))
+    return {"sentence1": row["sentence1"], "sentence2": row["sentence2"], "label": label}
+
+
+def _nq_open(row: Document) -> Document:
+    passages = row.get("output") or [row.get("passage") or ""]
+    answers = [str(a) for a in row["answer"]]
+    return {"question": row["question"], "answer": answers, "passage": passages[0]}
+
+
+def _boolq(row: Document) -> Document:
+    label = int(row["label"] if "label" in row else row["answer"])
+    return {"question": row["question"], "passage": row["passage"], "label": label}
+
+
+def _mutual(row: Document) -> Document:
+    options = [str(o) for o in row["options"]]
+    if len(options) != 4 or row["answers"] not in "ABCD":
+        msg = f"four options and an answer of A to D are needed, got {row['answers']!r}"
+        raise ValueError(msg)
+    return {"article": row["article"], "options": options, "answers": row["answers"]}
+
+
+def _samsum(row: Document) -> Document:
+    return {"dialogue": row["dialogue"], "summary": row["summary"]}
+
+
+def _conll2003(row: Document) -> Document:
+    tags = row["ner_tags"] if "ner_tags" in row else row["tags"]
+    named = [TAGS[tag] if isinstance(tag, int) else str(tag) for tag in map(_plain, tags)]
+    tokens = [str(token) for token in row["tokens"]]
+    if len(tokens) != len(named) or not set(named) <= set(TAGS):
+        msg = f"{len(tokens)} tokens with the tags {sorted(set(named))}"
+        raise ValueError(msg)
+    return {"tokens": tokens, "tags": named}
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _sst2(row: Document) -> Document:
+    label = _label(row["label"], ("negative", "positive"))
+    return {"sentence": row["sentence"].strip(), "label": label}
+
+
+SOURCES: Mapping[str, Source] = {
+    source.name: source
+    for source in (
+        Source(name="gsm8k", row=_gsm8k, hub="openai/gsm8k", subset="main"),
+        Source(name="rte", row=_rte, hub="nyu-mll/glue", subset="rte"),
+        Source(name="nq_open", row=_nq_open, hub="google-research-datasets/nq_open"),
+        Source(
+            name="nq_open_passages",
+            row=_nq_open,
+            files={"validation": "paper/test-OpenDomainQA.jsonl"},
+        ),
+        Source(name="boolq", row=_boolq, hub="google/boolq"),
+        Source(
+            name="mutual",
+            row=_mutual,
+            files={s: f"mutual/{d}" for s, d in (("train", "train"), ("validation", "dev"))},
+        ),
+        Source(name="samsum", row=_samsum, hub="knkarthick/samsum"),
+        Source(
+            name="conll2003",
+            row=_conll2003,
+            hub="eriktks/conll2003",
+            revision="refs/convert/parquet",
+        ),
+        Source(name="sst2", row=_sst2, hub="nyu-mll/glue", subset="sst2"),
+    )
+}
+"""Source -> what is known of it; licences and addresses are in `edit_sweeps.catalogue`."""
