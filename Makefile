@@ -45,8 +45,9 @@ format: dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: dev ## seconds per edit, tokens per second, peak memory
+bench: dev ## seconds per edit, tokens per second, peak memory; tasks against lm_eval.simple_evaluate
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_tasks.py
 
 gpu-check: dev ## every editor on CUDA against the CPU, then large shapes; fails, and says so, without a GPU
 	$(BIN)/python scripts/gpu_check.py --write

@@ -6,6 +6,7 @@ What differs from lm-eval's own `HFLM` (0.4.13), and why:
     A row of a generation batch stops on its own; HFLM waits until all have met the same stop
     string. Decoding is always greedy. Rows with logits that are not finite are noted in `broken`.
     No answer is ever cached: the slot of lm-eval's response cache drives the progress bar.
+    A string is tokenised once for all the weights that a bench scores (`TokenMemory`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, StoppingCriteria
 
 from edit_sweeps.model import EditableModel
+from edit_sweeps.token_memory import TokenMemory
 from edit_sweeps.untouched import evaluating
 
 SAMPLING = frozenset({"do_sample", "temperature", "top_k", "top_p", "num_beams"})
@@ -39,7 +41,13 @@ class LiveLM(HFLM):
     """
 
     def __init__(
-        self, model: EditableModel, *, batch_size: int, max_length: int, mute: bool = False
+        self,
+        model: EditableModel,
+        *,
+        batch_size: int,
+        max_length: int,
+        mute: bool = False,
+        memory: TokenMemory | None = None,
     ) -> None:
         wide = model.network.dtype == torch.float64
         super().__init__(
@@ -50,6 +58,8 @@ class LiveLM(HFLM):
             softmax_dtype=torch.float64 if wide else torch.float32,
         )
         self.mute = mute
+        self.memory = memory or TokenMemory()
+        self.memory.serve(model.tokenizer)
         self.broken: set[str] = set()
         self.cut = 0
         self._prompts: Sequence[str] = ()
@@ -83,20 +93,41 @@ class LiveLM(HFLM):
         self.cut += sum(len(context) + len(target) > limit for _, context, target in requests)
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **options: Any,
+    ) -> list[int]:
+        """As `HFLM`, from memory where the string has been seen."""
+        ids = self.memory.get(string, add_special_tokens)
+        if ids is None:
+            ids = super().tok_encode(string, add_special_tokens, None, **options)
+            self.memory.keep(string, add_special_tokens, ids)
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
     def tok_batch_encode(
         self,
         strings: Sequence[str],
         padding_side: str = "left",
         left_truncate_len: int | None = None,
-        truncation: bool = False,
+        truncation: bool = False,  # noqa: ARG002  # always cut here, on the left
     ) -> tuple[Tensor, Tensor]:
         """As `HFLM`; also remembers the prompts of the batch and counts those that must be cut."""
         self._prompts = strings
-        ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
-        if left_truncate_len is None:
-            return ids, mask
-        self.cut += int((mask.sum(dim=1) > left_truncate_len).sum())
-        return ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
+        rows = [self.tok_encode(string) for string in strings]
+        if left_truncate_len is not None:
+            self.cut += sum(len(row) > left_truncate_len for row in rows)
+            rows = [row[-left_truncate_len:] for row in rows]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            here = slice(width - len(row), None) if padding_side == "left" else slice(len(row))
+            ids[number, here] = torch.tensor(row, dtype=ids.dtype)
+            mask[number, here] = 1
+        return ids, mask
 
     def _model_generate(
         self, context: Tensor, max_length: int, stop: list[str], **options: Any
@@ -121,7 +152,12 @@ class LiveLM(HFLM):
 
 @contextmanager
 def live(
-    model: EditableModel, *, batch_size: int, max_length: int, mute: bool = False
+    model: EditableModel,
+    *,
+    batch_size: int,
+    max_length: int,
+    mute: bool = False,
+    memory: TokenMemory | None = None,
 ) -> Iterator[LiveLM]:
     """A `LiveLM` over `model`; afterwards network and tokenizer are as they were.
 
@@ -133,6 +169,7 @@ def live(
         batch_size: Rows of a forward pass; fixed, because it moves the last digits of answers.
         max_length: Tokens of prompt and answer together.
         mute: Do not run generation requests.
+        memory: Token ids of strings seen before; mutated.
     """
     network, tokenizer = model.network, model.tokenizer
     padding = tokenizer.pad_token, tokenizer.padding_side
@@ -143,7 +180,9 @@ def live(
             known = tokenizer.eos_token or tokenizer.unk_token
             tokenizer.pad_token = known or tokenizer.convert_ids_to_tokens(0)
         with evaluating(network):
-            yield LiveLM(model, batch_size=batch_size, max_length=max_length, mute=mute)
+            yield LiveLM(
+                model, batch_size=batch_size, max_length=max_length, mute=mute, memory=memory
+            )
     finally:
         del network.tie_weights
         tokenizer.pad_token, tokenizer.padding_side = padding

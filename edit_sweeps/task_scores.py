@@ -33,6 +33,7 @@ from edit_sweeps.tasks import (
     record_names,
     task_names_exist,
 )
+from edit_sweeps.token_memory import TokenMemory
 from edit_sweeps.tokens import encode
 from edit_sweeps.untouched import evaluating, untouched_rng
 
@@ -81,6 +82,7 @@ class Bench:
         self.settings = settings
         self.built: dict[str, BuiltTask] = {}
         self.errors: dict[str, str] = {}
+        self._memory = TokenMemory()
         task_names_exist(specs)
         for name, spec in record_names(specs).items():
             try:
@@ -138,7 +140,7 @@ class Bench:
             bar,
             quiet(),
             untouched_rng(model.device),
-            live(model, batch_size=size, max_length=longest, mute=mute) as lm,
+            live(model, batch_size=size, max_length=longest, mute=mute, memory=self._memory) as lm,
         ):
             lm.watch(bar)
             found = evaluate(

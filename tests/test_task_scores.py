@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from submitit.core.utils import UncompletedJobError
 
-from edit_sweeps import live_lm
+from edit_sweeps import live_lm, task_scores, tasks
 from edit_sweeps.statistics import compare
 from edit_sweeps.task_scores import health
 
@@ -221,3 +221,38 @@ def test_what_is_not_the_tasks_fault_is_not_kept_as_its_error(make, tiny, kind, 
         bench.score(tiny)
     assert not tiny.network.training
     assert "tie_weights" not in vars(tiny.network)
+
+
+def test_three_weight_states_cost_one_building_and_one_tokenising(make, tiny_model, monkeypatch):
+    model = tiny_model("gpt2")
+    built, tokenised = [], []
+    whole = tasks.build_task
+
+    def build(*args):
+        built.append(args)
+        return whole(*args)
+
+    def encode(self, string, *args, **options):
+        tokenised.append(string)
+        return plainly(self, string, *args, **options)
+
+    plainly = HFLM.tok_encode
+    monkeypatch.setattr(task_scores, "build_task", build)
+    monkeypatch.setattr(HFLM, "tok_encode", encode)
+    bench = make("choice", "writing", "prose")
+    found = []
+    for state in range(3):
+        with torch.no_grad():
+            model.parameter(model.parameter_name(0)).mul_(1 + state)
+        results = bench.score(model, progress=False)
+        found.append({task: score.samples for task, score in flat(results.scores).items()})
+        seen = len(tokenised)
+        assert seen == len(set(tokenised)) > 30, "no string is tokenised twice"
+    assert len(built) == 3
+    assert found[0] != found[1] != found[2]
+    fresh = make("choice", "writing", "prose").score(model, progress=False)
+    assert found[2] == {task: score.samples for task, score in flat(fresh.scores).items()}
+
+
+def flat(scores):
+    return {(task, m): score for task, metrics in scores.items() for m, score in metrics.items()}
