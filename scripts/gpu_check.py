@@ -127,9 +127,9 @@ def measure(
 ) -> Iterator[str]:
     """One row of the table: an editor's preparation, one edit, `more` of them, memory, size and cast loss."""
     editor = editor_for(name, shape)
-    dataset = SimpleNamespace(
-        format="miniature", path=None, order="sampled", skip=0, repeat=False, name="miniature"
-    )
+    place = {"format": "miniature", "path": None, "order": "sampled", "skip": 0, "repeat": False}
+    place |= {"name": "miniature", "on_invalid": "refuse", "target": None}
+    dataset = SimpleNamespace(**place)
     requests = load_requests(dataset, 1 + more, 0)
     start = time.perf_counter()
     prepared = editor.prepare(model, stores)
