@@ -39,6 +39,19 @@ class FieldError(ValueError):
         self.field = field
 
 
+def json_items(path: Path) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON list, or of a file with one JSON object a line, with the lines they begin on.
+
+    Which of the two it is shows in the first character: `[` begins a list.
+
+    Raises:
+        RequestError: It begins like a list and is not one JSON list in UTF-8.
+    """
+    with path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return json_list(path) if start.startswith(b"[") else json_lines(path)
+
+
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """The items of a JSON-lines file with their lines, counted from 1; blank lines are passed over.
 
@@ -58,8 +71,8 @@ def _json_line(raw: bytes, number: int) -> Any:
         return FieldError(None, f"is not UTF-8 text (byte {error.start + 1} of the line)")
     except json.JSONDecodeError as error:
         hint = ""
-        if number == 1 and raw.lstrip().startswith(b"["):
-            hint = "; one object a line is needed, and this looks like one list over several lines"
+        if number == 1:
+            hint = ". A file is either one list [...], or one object {...} on each line"
         return FieldError(None, f"is not valid JSON: {error.msg} at column {error.colno}{hint}")
 
 
@@ -76,9 +89,6 @@ def json_list(path: Path) -> Iterator[tuple[int, Any]]:
         raise RequestError(msg) from error
     if not text.strip():
         return
-    if not text.lstrip().startswith("["):
-        msg = f"{path} is not a JSON list. A file with one object a line is read by dataset=jsonl"
-        raise RequestError(msg)
     try:
         yield from _list_items(text)
     except json.JSONDecodeError as error:

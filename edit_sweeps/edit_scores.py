@@ -23,9 +23,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, harmonic_mean
 
+from edit_sweeps.datasets.building import word_goes_on
+from edit_sweeps.edited_probes import superseded
 from edit_sweeps.model import EditableModel
 from edit_sweeps.record import Score
-from edit_sweeps.requests import EditRequest, Probe, superseded
+from edit_sweeps.requests import EditRequest, Probe
 from edit_sweeps.statistics import make_score
 from edit_sweeps.tokens import TargetScore, greedy, score_targets
 
@@ -108,16 +110,21 @@ def score_edits(
         settings: How many are scored and how.
 
     Returns:
-        Metric -> score. `score` is the harmonic mean of efficacy, paraphrase and neighborhood (S of
-        ROME): a value without samples or interval, there where all three are.
+        Metric -> score; `portability_<kind>` for each kind of portability that the data name.
+        `score` is the harmonic mean of efficacy, paraphrase and neighborhood (S of ROME): a value
+        without samples or interval, there where all three are.
     """
     gone = superseded(requests)
     groups = {r.case_id: _groups(r, r.case_id in gone) for r in _chosen(requests, settings)}
     answers = _ask(model, [p for g in groups.values() for ps in g.values() for p in ps], settings)
     scores: dict[str, Score] = {}
-    for name, metric in METRICS.items():
+    for name, metric in _metrics(groups).items():
         verdicts = {
-            case: [v for p in probes[metric.group] if (v := metric.judge(p, answers)) is not None]
+            case: [
+                v
+                for p in probes.get(metric.group, ())
+                if (v := metric.judge(p, answers)) is not None
+            ]
             for case, probes in groups.items()
         }
         judged = {case: found for case, found in verdicts.items() if found}
@@ -140,7 +147,7 @@ def contains_answer(text: str, answer: str) -> bool:
     at = text.find(answer)
     while at >= 0:
         end = at + len(answer)
-        if not _goes_on(text, at) and not _goes_on(text, end):
+        if not word_goes_on(text, at) and not word_goes_on(text, end):
             return True
         at = text.find(answer, at + 1)
     return False
@@ -168,14 +175,16 @@ def _chosen(requests: Sequence[EditRequest], settings: EditScoreSettings) -> lis
 def _groups(request: EditRequest, is_superseded: bool) -> dict[str, tuple[Probe, ...]]:
     """The probes of each kind; `wording` is everything that words the edited fact."""
     own = (Probe(request.text, request.target_new, request.target_true),)
+    portability = () if is_superseded else request.portability
+    kinds = {f"portability_{p.kind}": p.kind for p in portability if p.kind is not None}
     return {
         "efficacy": () if is_superseded else own,
         "paraphrase": () if is_superseded else request.paraphrases,
         "neighborhood": request.neighborhood,
         "other_facts": request.other_facts,
-        "portability": () if is_superseded else request.portability,
+        "portability": portability,
         "wording": own + request.paraphrases,
-    }
+    } | {name: tuple(p for p in portability if p.kind == kind) for name, kind in kinds.items()}
 
 
 def _ask(model: EditableModel, probes: Sequence[Probe], settings: EditScoreSettings) -> Answers:
@@ -264,6 +273,13 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+def _metrics(groups: Mapping[str, Mapping[str, tuple[Probe, ...]]]) -> dict[str, Metric]:
+    """`METRICS`, and `portability` once more for each kind of it that the data name."""
+    names = {name for probes in groups.values() for name in probes}
+    kinds = sorted(name for name in names if name.startswith("portability_"))
+    return {**METRICS, **{name: Metric(name, _generated) for name in kinds}}
+
+
 def _harmonic(scores: Mapping[str, Score]) -> dict[str, Score]:
     """S of ROME: harmonic mean of the three success rates; 0 when one of them is."""
     parts = [scores[name] for name in ("efficacy", "paraphrase", "neighborhood") if name in scores]
@@ -278,12 +294,6 @@ def _harmonic(scores: Mapping[str, Score]) -> dict[str, Score]:
 
 def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
-
-
-def _goes_on(text: str, at: int) -> bool:
-    """Whether one word stands on both sides of position `at`."""
-    sides = text[max(at - 1, 0) : at], text[at : at + 1]
-    return all(c.isdigit() or c.lower() != c.upper() for c in sides)
 
 
 def _ngrams(words: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:

@@ -1,11 +1,12 @@
-"""The forms of edit requests in files: an item of a file -> checked fields of an `EditRequest`.
+"""The project's own form of an edit request, `dataset=jsonl`: an item of a file -> checked fields.
 
-Each function returns the keyword arguments of an `EditRequest`, its probes as lists of those of a
-`Probe`. A new data set is a function here and a row in `requests._FORMATS`.
+The fields are the keyword arguments of an `EditRequest`, its probes as lists of those of a `Probe`.
+Readers of published data sets (`edit_sweeps.datasets`) bring their items into this form first.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from edit_sweeps.data_files import FieldError, check_keys, kind, text_field
 
 PROBE_FIELDS = ("paraphrases", "neighborhood", "other_facts", "portability")
 _FIELDS = ("case_id", "subject", "prompt", "target_new", "target_true", "relation", *PROBE_FIELDS)
-_PROBE_KEYS = ("prompt", "target", "alternative", "subject", "relation")
+_PROBE_KEYS = ("prompt", "target", "alternative", "subject", "relation", "kind")
+_RESERVED_KINDS = ("probability",)
+"""Would be mistaken for a score that exists, `portability_probability`."""
 
 
 def from_line(item: Any) -> dict[str, Any]:
@@ -22,8 +25,6 @@ def from_line(item: Any) -> dict[str, Any]:
     Raises:
         FieldError: Names the first field that is broken.
     """
-    if isinstance(item, FieldError):
-        raise item
     check_keys(item, _FIELDS)
     subject = text_field(item, "subject").strip()
     prompt = text_field(item, "prompt").rstrip()
@@ -102,50 +103,24 @@ def _probe(
     other = _optional(entry, "alternative", f"{place}.alternative")
     if other == answer:
         raise FieldError(f"{place}.alternative", f"is the target too ({answer!r})")
+    if "alternative" not in entry and alternative != answer:
+        other = alternative
     return {
         "prompt": prompt.replace("{}", subject),
         "target": answer,
-        "alternative": other or (alternative if alternative != answer else None),
+        "alternative": other,
         "subject": _optional(entry, "subject", f"{place}.subject"),
         "relation": _optional(entry, "relation", f"{place}.relation"),
+        "kind": _kind(entry, f"{place}.kind"),
     }
 
 
-# Field of a request -> where ROME's CounterFact has it.
-_COUNTERFACT = {
-    "case_id": ("case_id",),
-    "subject": ("requested_rewrite", "subject"),
-    "prompt": ("requested_rewrite", "prompt"),
-    "target_new": ("requested_rewrite", "target_new", "str"),
-    "target_true": ("requested_rewrite", "target_true", "str"),
-    "relation": ("requested_rewrite", "relation_id"),
-    "paraphrases": ("paraphrase_prompts",),
-    "neighborhood": ("neighborhood_prompts",),
-}
-
-
-def from_counterfact(item: Any) -> dict[str, Any]:
-    """A request in the form of ROME's CounterFact (Meng et al. 2022, arXiv 2202.05262).
-
-    Raises:
-        FieldError: Names the first field that is broken, as CounterFact spells it.
-    """
-    check_keys(item, ("case_id", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"))
-    found = {}
-    for field, path in _COUNTERFACT.items():
-        at: Any = item
-        for depth, key in enumerate(path):
-            if not isinstance(at, dict):
-                raise FieldError(
-                    ".".join(path[:depth]), f"is {kind(at)}, an object {{...}} is needed"
-                )
-            if key not in at:
-                break
-            at = at[key]
-        else:
-            found[field] = at
-    try:
-        return from_line(found)
-    except FieldError as error:
-        field, bracket, rest = (error.field or "").partition("[")
-        raise FieldError(".".join(_COUNTERFACT[field]) + bracket + rest, str(error)) from error
+def _kind(entry: Mapping[str, Any], place: str) -> str | None:
+    name = _optional(entry, "kind", place)
+    if name is not None and (not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _RESERVED_KINDS):
+        message = (
+            f"is {name!r}; a kind names a score: small letters, digits and _, such as multi_hop, "
+            f"and not {', '.join(_RESERVED_KINDS)}"
+        )
+        raise FieldError(place, message)
+    return name

@@ -1,37 +1,41 @@
-"""The facts to write: `EditRequest` with its probes, readers for each format, seeded sampling."""
+"""The facts to write: `EditRequest` with its probes, reading them from any form, seeded sampling."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import random
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from edit_sweeps.data_files import FieldError, RequestError, file_digest, json_lines, json_list
-from edit_sweeps.request_forms import PROBE_FIELDS, from_counterfact, from_line
+from edit_sweeps import edit_sources
+from edit_sweeps.data_files import FieldError, RequestError, file_digest, json_items
+from edit_sweeps.datasets.forms import FORMS
+from edit_sweeps.request_forms import PROBE_FIELDS
 
 __all__ = [
     "Dataset",
     "EditRequest",
     "Probe",
+    "Reading",
     "RequestError",
     "check_count",
     "count_requests",
     "digest",
-    "drop_edited_probes",
+    "left_out",
     "load_requests",
+    "read",
     "read_requests",
-    "superseded",
 ]
 
 logger = logging.getLogger(__name__)
 
 MINIATURE_FILE = Path(__file__).parent / "miniature" / "data" / "requests.jsonl"
 ORDERS = ("sampled", "file")
+ON_INVALID = ("refuse", "skip")
 ERRORS_SHOWN = 5
 
 
@@ -50,6 +54,10 @@ class Dataset(Protocol):
     def skip(self) -> int: ...  # noqa: D102
     @property
     def repeat(self) -> bool: ...  # noqa: D102
+    @property
+    def on_invalid(self) -> str: ...  # noqa: D102
+    @property
+    def target(self) -> str | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Probe:
         alternative: The answer it is compared with, or None when only generation can be judged.
         subject: Whom the prompt asks about, where the data say so; serves `drop_edited_probes`.
         relation: What it asks about it, where the data say so.
+        kind: What sort of question it is, where the data say so: multi_hop, subject_aliasing ...
     """
 
     prompt: str
@@ -69,6 +78,7 @@ class Probe:
     alternative: str | None = None
     subject: str | None = None
     relation: str | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +96,8 @@ class EditRequest:
         other_facts: Other facts of the same subject; target is their true answer.
         portability: Consequences of the edit.
         relation: Name of the relation, where the data have one.
+        case: What requests share that must all be written for the portability probes of the last of
+            them to hold; None for a request that stands alone.
     """
 
     case_id: str
@@ -98,6 +110,7 @@ class EditRequest:
     other_facts: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
     relation: str | None = None
+    case: str | None = None
 
     @property
     def text(self) -> str:
@@ -105,22 +118,52 @@ class EditRequest:
         return self.prompt.replace("{}", self.subject)
 
 
+@dataclass(frozen=True)
+class Broken:
+    """An item of a file that gives no request; `place` says where it is and `reason` what is wrong."""
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}{self.reason}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file gave.
+
+    Attributes:
+        requests: The valid ones, in file order.
+        skipped: Broken items, with `dataset.on_invalid=skip`; several requests if the item holds so many.
+        items: Items in the file.
+        left_out: Probes of the valid requests that name no answer and are not asked.
+    """
+
+    requests: tuple[EditRequest, ...]
+    skipped: tuple[Broken, ...]
+    items: int
+    left_out: int
+
+
 def load_requests(dataset: Dataset, n: int, seed: int) -> list[EditRequest]:
     """The first `n` requests of a cell; those of a smaller `n` are a prefix of them.
 
     Args:
         dataset: Where they come from. `order=sampled`: request i is the i-th of one permutation
-            drawn from `seed`; `order=file`: file order, the first `skip` passed over.
+            drawn from `seed`, in which requests of one case stay together; `order=file`: file
+            order, the first `skip` passed over.
         n: How many.
         seed: Of the permutation.
 
     Raises:
         RequestError: The file is missing or broken, or has fewer requests and `repeat` is off.
     """
-    requests = read_requests(dataset)
-    rounds = _rounds(dataset, n, len(requests))
+    reading = read(dataset)
+    requests = list(reading.requests)
+    rounds = _rounds(dataset, n, requests)
     if dataset.order == "sampled":
-        random.Random(f"requests/{seed}").shuffle(requests)
+        requests = _sampled(requests, seed)
     else:
         requests = requests[dataset.skip :]
     again = [replace(r, case_id=f"{r.case_id}#{i}") for i in range(2, rounds + 1) for r in requests]
@@ -129,32 +172,39 @@ def load_requests(dataset: Dataset, n: int, seed: int) -> list[EditRequest]:
             "dataset=%s has %d requests for num_edits=%d: REPEATED UP TO %d TIMES (dataset.repeat)",
             *(dataset.name, len(requests), n, rounds),
         )
+    _tell(dataset, reading)
     return (requests + again)[:n]
 
 
 def check_count(dataset: Dataset, n: int) -> None:
-    """Refuse a cell of `n` edits that the data set cannot give, without checking every request.
+    """Refuse a cell of `n` edits that the data set cannot give.
 
     Raises:
-        RequestError: As `load_requests`, broken requests aside.
+        RequestError: As `load_requests`.
     """
-    _rounds(dataset, n, count_requests(dataset))
+    _rounds(dataset, n, read(dataset).requests)
 
 
 def count_requests(dataset: Dataset) -> int:
-    """How many requests the file of the data set holds, without checking each of them.
+    """How many valid requests the data set gives.
 
     Raises:
-        RequestError: The file is missing or not of its format.
+        RequestError: As `read`.
     """
-    path = _file(dataset)
-    stat = path.stat()
-    return _count(dataset.format, path, stat.st_size, stat.st_mtime_ns)
+    return len(read(dataset).requests)
 
 
-@functools.lru_cache(maxsize=64)
-def _count(form: str, path: Path, size: int, mtime_ns: int) -> int:  # noqa: ARG001  # cache keys
-    return sum(1 for _ in _FORMATS[form].items(path))
+def left_out(dataset: Dataset) -> dict[str, int]:
+    """What of the file no cell sees, as a record counts it.
+
+    Raises:
+        RequestError: As `read`.
+    """
+    reading = read(dataset)
+    return {
+        "requests_invalid_skipped": len(reading.skipped),
+        "probes_without_answer": reading.left_out,
+    }
 
 
 def digest(dataset: Dataset) -> str:
@@ -167,59 +217,117 @@ def digest(dataset: Dataset) -> str:
 
 
 def read_requests(dataset: Dataset) -> list[EditRequest]:
-    """All requests of the data set, in file order.
+    """All valid requests of the data set, in file order.
+
+    Raises:
+        RequestError: As `read`.
+    """
+    return list(read(dataset).requests)
+
+
+def read(dataset: Dataset) -> Reading:
+    """Read the file of the data set, a JSON list or one object a line; again only when it changes.
 
     Targets lose one leading space, prompts the white space at their end: one space always joins the
     two. `{}` in a probe's prompt stands for the subject. Keys of no meaning here are passed over,
     but one that is nearly right is refused.
 
     Raises:
-        RequestError: The file is missing, empty or broken; names line and field of the first five
-            broken requests.
+        RequestError: The file is missing or gives no request; or requests are broken and
+            `dataset.on_invalid=refuse`: names line and field of the first five.
     """
-    path, form = _file(dataset), _FORMATS[dataset.format]
+    path = _file(dataset)
+    stat = path.stat()
+    reading = _read(dataset.format, dataset.target, path, stat.st_size, stat.st_mtime_ns)
+    if reading.skipped and dataset.on_invalid == "refuse":
+        more = f"; the first {ERRORS_SHOWN}" if len(reading.skipped) > ERRORS_SHOWN else ""
+        shown = "".join(f"\n  {broken}" for broken in reading.skipped[:ERRORS_SHOWN])
+        msg = (
+            f"{path}: {len(reading.skipped)} of {reading.items} requests are broken{more} "
+            f"(dataset.on_invalid=skip leaves them out):{shown}"
+        )
+        raise RequestError(msg)
+    if not reading.requests:
+        what = "gives no valid request" if reading.skipped else "is empty"
+        msg = f"{path} {what}; dataset={dataset.name} needs at least one request"
+        raise RequestError(msg)
+    return reading
+
+
+@functools.lru_cache(maxsize=8)
+def _read(
+    form: str,
+    target: str | None,
+    path: Path,
+    size: int,  # noqa: ARG001  # size and time of change are part of the cache's key
+    mtime_ns: int,  # noqa: ARG001
+) -> Reading:
+    reader = FORMS[form].reader(target)
     requests: dict[str, EditRequest] = {}
-    errors: list[str] = []
-    total = 0
-    for line, item in form.items(path):
-        total += 1
+    broken: list[Broken] = []
+    number, unasked, last_line = -1, 0, 0
+    for number, (line, item) in enumerate(json_items(path)):
         try:
-            request = _request(form.fields(item))
-            if request.case_id in requests:
-                raise FieldError("case_id", f"{request.case_id!r} has been used before")
-            requests[request.case_id] = request
+            if isinstance(item, FieldError):
+                raise item
+            fields = reader(item, number)
+            unasked += sum(f.pop("left_out", 0) for f in fields)
+            found = {f["case_id"]: _request(f) for f in fields}
+            for case_id in found.keys() & requests.keys():
+                raise FieldError("case_id", f"{case_id!r} has been used before")
+            requests |= found
         except FieldError as error:
-            field = f", field {error.field}" if error.field else ""
-            errors.append(f"line {line}{field}: {error}")
-    if errors:
-        more = f"; the first {ERRORS_SHOWN}" if len(errors) > ERRORS_SHOWN else ""
-        shown = "".join(f"\n  {e}" for e in errors[:ERRORS_SHOWN])
-        msg = f"{path}: {len(errors)} of {total} requests are broken{more}:{shown}"
-        raise RequestError(msg)
-    if not requests:
-        msg = f"{path} is empty; dataset={dataset.name} needs at least one request"
-        raise RequestError(msg)
-    return list(requests.values())
+            # A list on one line says more by the item's number.
+            where = f"line {line}" + (f", item {number + 1}" if line == last_line else "")
+            where += f", field {error.field}" if error.field else ""
+            broken.append(Broken(where, f": {error}"))
+        last_line = line
+    return Reading(tuple(requests.values()), tuple(broken), number + 1, unasked)
+
+
+def _request(fields: dict[str, Any]) -> EditRequest:
+    probes = {field: tuple(Probe(**p) for p in fields[field]) for field in PROBE_FIELDS}
+    return EditRequest(**fields | probes)
+
+
+def _tell(dataset: Dataset, reading: Reading) -> None:
+    """Log what of the file is left out."""
+    if reading.skipped:
+        reasons = "; ".join(map(str, reading.skipped[:ERRORS_SHOWN]))
+        others = ", ".join(broken.place for broken in reading.skipped[ERRORS_SHOWN:])
+        logger.warning(
+            "dataset=%s: %d of %d requests are broken and LEFT OUT (dataset.on_invalid=skip): %s%s",
+            *(dataset.name, len(reading.skipped), reading.items, reasons),
+            f"; likewise {others}" if others else "",
+        )
+    if reading.left_out:
+        logger.warning(
+            "dataset=%s: %d probes name no answer and are not asked", dataset.name, reading.left_out
+        )
+
+
+def _sampled(requests: Sequence[EditRequest], seed: int) -> list[EditRequest]:
+    """The requests in a permutation that keeps those of one case together."""
+    cases = [
+        list(case)
+        for _, case in itertools.groupby(
+            requests, key=lambda r: (r.case is None, r.case_id if r.case is None else r.case)
+        )
+    ]
+    random.Random(f"requests/{seed}").shuffle(cases)
+    return [request for case in cases for request in case]
 
 
 def _file(dataset: Dataset) -> Path:
     """The file that the data set reads; refuses what its configuration should not say."""
-    if dataset.format not in _FORMATS:
-        msg = f"dataset.format={dataset.format}: allowed are {', '.join(_FORMATS)}"
-        raise RequestError(msg)
-    if dataset.order not in ORDERS:
-        msg = f"dataset.order={dataset.order}: allowed are {', '.join(ORDERS)}"
-        raise RequestError(msg)
-    if dataset.skip < 0 or (dataset.skip > 0 and dataset.order != "file"):
-        msg = (
-            f"dataset.skip={dataset.skip} with dataset.order={dataset.order}: skip is a count from "
-            "0 on, and needs dataset.order=file"
-        )
-        raise RequestError(msg)
-    default = MINIATURE_FILE if dataset.format == "miniature" else None
+    _check_settings(dataset)
+    source = edit_sources.find(dataset.name)
+    fetched = edit_sources.in_data_folder(source) if source else None
+    default = MINIATURE_FILE if dataset.format == "miniature" else fetched
     path = Path(dataset.path).expanduser() if dataset.path else default
     if path is None:
-        msg = f"dataset={dataset.name} reads a file of yours: give dataset.path=FILE"
+        fetch = f", or run `edit-sweeps data fetch --dataset {source.name}`" if source else ""
+        msg = f"dataset={dataset.name} reads a file of yours: give dataset.path=FILE{fetch}"
         raise RequestError(msg)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -228,158 +336,46 @@ def _file(dataset: Dataset) -> Path:
     return path
 
 
-def _rounds(dataset: Dataset, n: int, total: int) -> int:
+def _check_settings(dataset: Dataset) -> None:
+    for name, value, allowed in (
+        ("format", dataset.format, FORMS),
+        ("order", dataset.order, ORDERS),
+        ("on_invalid", dataset.on_invalid, ON_INVALID),
+    ):
+        if value not in allowed:
+            msg = f"dataset.{name}={value}: allowed are {', '.join(allowed)}"
+            raise RequestError(msg)
+    FORMS[dataset.format].reader(dataset.target)
+    if dataset.skip < 0 or (dataset.skip > 0 and dataset.order != "file"):
+        msg = (
+            f"dataset.skip={dataset.skip} with dataset.order={dataset.order}: skip is a count from "
+            "0 on, and needs dataset.order=file"
+        )
+        raise RequestError(msg)
+
+
+def _rounds(dataset: Dataset, n: int, requests: Sequence[EditRequest]) -> int:
     """How often the data set is gone through for `n` requests, the last time perhaps in part."""
-    available = total - dataset.skip
+    skip = dataset.skip
+    available = len(requests) - skip
     if n < 0:
         msg = f"num_edits={n}: a count from 0 on is needed"
         raise RequestError(msg)
     if available <= 0 and n > 0:
-        msg = f"dataset.skip={dataset.skip}: dataset={dataset.name} has only {total} requests"
+        msg = f"dataset.skip={skip}: dataset={dataset.name} has only {len(requests)} requests"
+        raise RequestError(msg)
+    case = requests[skip - 1].case if n and skip else None
+    if case is not None and requests[skip].case == case:
+        msg = (
+            f"dataset.skip={skip} cuts case {case} in two, whose edits belong together; skip "
+            "one more or one less"
+        )
         raise RequestError(msg)
     if n > available and not dataset.repeat:
-        skipped = f" after dataset.skip={dataset.skip}" if dataset.skip else ""
+        skipped = f" after dataset.skip={skip}" if skip else ""
         msg = (
             f"num_edits={n}: dataset={dataset.name} has {available} requests{skipped}. Take at "
             "most that many, or dataset.repeat=true to write them several times"
         )
         raise RequestError(msg)
     return -(-n // available) if n else 0
-
-
-def _request(fields: dict[str, Any]) -> EditRequest:
-    probes = {field: tuple(Probe(**p) for p in fields[field]) for field in PROBE_FIELDS}
-    return EditRequest(**fields | probes)
-
-
-@dataclass(frozen=True)
-class _Format:
-    items: Callable[[Path], Iterator[tuple[int, Any]]]
-    fields: Callable[[Any], dict[str, Any]]
-
-
-_FORMATS: Mapping[str, _Format] = {
-    "miniature": _Format(json_lines, from_line),
-    "jsonl": _Format(json_lines, from_line),
-    "counterfact": _Format(json_list, from_counterfact),
-}
-
-
-def superseded(requests: Sequence[EditRequest]) -> frozenset[str]:
-    """Case ids of requests whose fact a later request of the list writes with another target.
-
-    The same fact is: the same prompt with its subject, also as a paraphrase of the later request;
-    the same (subject, relation) where the data name the relation.
-    """
-    last = _last_targets(requests)
-    return frozenset(r.case_id for r in requests if any(last[k] != r.target_new for k in _facts(r)))
-
-
-def drop_edited_probes(requests: Sequence[EditRequest]) -> tuple[list[EditRequest], int]:
-    """The requests without the probes that ask what another request of the list writes.
-
-    Such a probe's target is no longer what a good edit must give. It is one whose prompt is that of
-    the other request or of one of its paraphrases; or whose (subject, relation) is the other's. A
-    probe's own `subject` and `relation` are used where the data have them; otherwise other facts
-    have the request's subject, and a neighborhood prompt has the request's relation and every
-    subject of that relation that occurs in it as whole words. Paraphrases are dropped only where a
-    later request writes another target.
-
-    Returns:
-        The requests, in the same order, and the number of probes dropped.
-    """
-    edited = _Edited(requests)
-    asks = edited.asks
-    kept = []
-    for i, request in enumerate(requests):
-        about, relation = request.subject, request.relation
-        kept.append(
-            replace(
-                request,
-                paraphrases=tuple(p for p in request.paraphrases if not edited.rewrites(i, p)),
-                neighborhood=tuple(
-                    p for p in request.neighborhood if not asks(i, p, relation=relation)
-                ),
-                other_facts=tuple(p for p in request.other_facts if not asks(i, p, subject=about)),
-                portability=tuple(p for p in request.portability if not asks(i, p)),
-            )
-        )
-    return kept, sum(map(_probe_count, requests)) - sum(map(_probe_count, kept))
-
-
-class _Edited:
-    """What the requests of a cell write, for looking probes up in it."""
-
-    def __init__(self, requests: Sequence[EditRequest]) -> None:
-        self.requests = requests
-        self.superseded = superseded(requests)
-        self.last = _last_targets(requests)
-        self.writers: dict[tuple[str, ...], set[int]] = {}
-        self.subjects: dict[str, dict[tuple[str, ...], set[int]]] = {}
-        for i, request in enumerate(requests):
-            for key in _targets(request):
-                self.writers.setdefault(key, set()).add(i)
-            name = _words(request.subject)
-            if request.relation is not None and name:
-                self.subjects.setdefault(request.relation, {}).setdefault(name, set()).add(i)
-
-    def rewrites(self, own: int, paraphrase: Probe) -> bool:
-        """Whether a later request changes the answer to this paraphrase of request number `own`."""
-        last = self.last[_prompt_key(paraphrase.prompt)]
-        return self.requests[own].case_id in self.superseded or last != paraphrase.target
-
-    def asks(
-        self, own: int, probe: Probe, *, subject: str | None = None, relation: str | None = None
-    ) -> bool:
-        """Whether a request other than number `own` writes what the probe asks.
-
-        Args:
-            own: Number of the request that the probe belongs to.
-            probe: The probe.
-            subject: Its subject, where it does not say itself.
-            relation: Its relation, where it does not say itself.
-        """
-        subject, relation = probe.subject or subject, probe.relation or relation
-        writers = set(self.writers.get(_prompt_key(probe.prompt), ()))
-        if relation is not None:
-            if subject is not None:
-                writers |= self.writers.get(("fact", subject, relation), set())
-            else:
-                writers |= _mentioned(probe.prompt, self.subjects.get(relation, {}))
-        return bool(writers - {own})
-
-
-def _facts(request: EditRequest) -> list[tuple[str, ...]]:
-    """Keys of the fact that a request writes."""
-    named = [("fact", request.subject, request.relation)] if request.relation is not None else []
-    return [_prompt_key(request.text), *named]
-
-
-def _targets(request: EditRequest) -> dict[tuple[str, ...], str]:
-    """What a request says about each prompt and fact."""
-    paraphrases = {_prompt_key(p.prompt): p.target for p in request.paraphrases}
-    return paraphrases | dict.fromkeys(_facts(request), request.target_new)
-
-
-def _last_targets(requests: Sequence[EditRequest]) -> dict[tuple[str, ...], str]:
-    """What the last request about it says about each prompt and fact."""
-    return {key: target for r in requests for key, target in _targets(r).items()}
-
-
-def _prompt_key(prompt: str) -> tuple[str, ...]:
-    return ("prompt", " ".join(prompt.split()))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.casefold()))
-
-
-def _mentioned(prompt: str, names: Mapping[tuple[str, ...], set[int]]) -> set[int]:
-    """The requests whose subject's words occur in the prompt, one after another."""
-    words = _words(prompt)
-    spans = ((i, i + size) for size in {len(n) for n in names} for i in range(len(words)))
-    return set().union(*(names.get(words[start:end], set()) for start, end in spans))
-
-
-def _probe_count(r: EditRequest) -> int:
-    return sum(map(len, (r.paraphrases, r.neighborhood, r.other_facts, r.portability)))

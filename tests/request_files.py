@@ -14,6 +14,8 @@ class Data:
     order: str = "sampled"
     skip: int = 0
     repeat: bool = False
+    on_invalid: str = "refuse"
+    target: str | None = None
 
 
 MINIATURE = Data(None, name="miniature", format="miniature")
@@ -37,6 +39,13 @@ def write_lines(folder, *items, name="facts.jsonl", **settings):
     rows = (i if isinstance(i, str) else json.dumps(i, ensure_ascii=False) for i in items)
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return Data(str(path), **settings)
+
+
+def write_list(folder, items, form, **settings):
+    """A JSON list in the form of a published data set."""
+    path = folder / f"{form}.json"
+    path.write_text(json.dumps(items, indent=1, ensure_ascii=False), encoding="utf-8")
+    return Data(str(path), **{"name": form, "format": form, **settings})
 
 
 def write_counterfact(folder, items):

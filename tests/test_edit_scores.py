@@ -115,6 +115,21 @@ def test_each_metric_is_what_its_definition_gives_by_hand(monkeypatch):
     assert all(score.invalid == 0 and score.n == 1 for score in scores.values())
 
 
+def test_each_kind_of_portability_gets_a_score_of_its_own(monkeypatch):
+    kinds = {"multi_hop": ("Anna pays in", "Anna's road:"), "subject_aliasing": ("Ann lives in",)}
+    probes = [Probe(p, "dollars", kind=kind) for kind, ps in kinds.items() for p in ps]
+    anna = request(portability=(*probes, Probe("Anna votes in", "dollars")))
+    bo = request("b", "Bo", portability=(Probe("Bo pays in", "dollars", kind="multi_hop"),))
+    texts = {"Anna pays in": " dollars", "Ann lives in": " dollars", "Bo pays in": " dollars"}
+    Script(monkeypatch, {}, texts, default=said(-1.0))
+    scores = score_edits(None, [anna, bo], SETTINGS)
+    assert scores["portability"].samples == {"a": [0.5], "b": [1.0]}
+    assert scores["portability_multi_hop"].samples == {"a": [0.5], "b": [1.0]}
+    assert scores["portability_subject_aliasing"].samples == {"a": [1.0]}
+    named = {name for name in scores if name.startswith("portability_")}
+    assert named == {"portability_multi_hop", "portability_subject_aliasing"}
+
+
 def test_a_sample_is_the_mean_over_a_requests_probes_and_the_value_the_mean_over_requests(
     monkeypatch,
 ):
@@ -263,42 +278,6 @@ def test_samples_of_fewer_edits_are_those_of_more(monkeypatch):
 def test_settings_below_one_are_refused(name):
     with pytest.raises(ValueError, match=rf"edit_scores\.{name}=0"):
         EditScoreSettings(**{name: 0})
-
-
-# Text
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "found"),
-    [
-        (" Rome, Italy", "Rome", True),
-        ("rome", "Rome", True),
-        ("Romeo in Romero, then Rome.", "Rome", True),
-        ("Romeo", "Rome", False),
-        ("xRome", "Rome", False),
-        ("in New \n York", "New York", True),
-        ("1450", "45", False),
-        ("45.", "45", True),
-        ("the U.S. is", "U.S.", True),
-        ("C++ code", "C++", True),
-        ("彼は東京都に", "東京", True),
-        ("Rene\u0301", "Ren\u00e9", True),
-        ("Rene\u0301", "Rene", False),
-        ("STRASSE", "straße", True),
-        ("", "Rome", False),
-    ],
-)
-def test_an_answer_is_found_as_whole_words(text, answer, found):
-    assert contains_answer(text, answer) is found
-
-
-def test_entropy_is_romes_formula_by_hand():
-    # a b c d: three bigrams, two trigrams, all different.
-    assert ngram_entropy("a b c d") == pytest.approx((2 / 3 * math.log2(3) + 4 / 3 * 1) / 2)
-    # a b a b: ab twice, ba once; aba and bab once each.
-    h2 = 2 / 3 * math.log2(3 / 2) + 1 / 3 * math.log2(3)
-    assert ngram_entropy("a b  a\nb") == pytest.approx((2 / 3 * h2 + 4 / 3 * 1) / 2)
-    assert ngram_entropy("a a a a a") == ngram_entropy("a") == ngram_entropy("") == 0
 
 
 # Real models

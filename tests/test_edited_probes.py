@@ -3,19 +3,17 @@
 import pytest
 
 from edit_sweeps import requests as module
-from edit_sweeps.requests import (
-    EditRequest,
-    Probe,
-    drop_edited_probes,
-    load_requests,
-    superseded,
-)
+from edit_sweeps.edited_probes import drop_edited_probes, superseded
+from edit_sweeps.requests import EditRequest, Probe, load_requests
 from tests.request_files import MINIATURE, line, write_lines
 
 
-def ask(case_id, subject, new="Rome", relation="lives_in", prompt="{} lives in", **probes):
+def ask(
+    case_id, subject, new="Rome", relation="lives_in", prompt="{} lives in", case=None, **probes
+):
     return EditRequest(
         case_id=case_id,
+        case=case,
         subject=subject,
         prompt=prompt,
         target_new=new,
@@ -109,6 +107,16 @@ def test_a_request_is_superseded_by_a_later_one_on_the_same_fact():
     late = ask("2", "Anna", "Oslo", None, "{} x", paraphrases=[Probe("Anna lives in", "Oslo")])
     assert superseded([first, late]) == {"1"}
     assert superseded([late, first]) == set()
+
+
+def test_questions_of_a_case_fall_when_any_of_its_edits_is_overridden():
+    question = [Probe("Where do Anna's neighbors live?", "Rome", kind="multi_hop")]
+    first = ask("7-0", "Anna", case="7")
+    last = ask("7-1", "Bo", case="7", portability=question)
+    other = ask("8", "Anna", new="Oslo", portability=question)
+    (_, last_kept, other_kept), dropped = drop_edited_probes([first, last, other])
+    assert (dropped, last_kept.portability, len(other_kept.portability)) == (1, (), 1)
+    assert drop_edited_probes([first, last, ask("8", "Cy", new="Oslo")])[1] == 0
 
 
 def test_writing_a_request_again_supersedes_nothing(tmp_path):

@@ -300,7 +300,7 @@ def tuned(name, model_name) -> Editor:
 def miniature_requests(n) -> list[EditRequest]:
     dataset = OmegaConf.create(
         {"name": "miniature", "format": "miniature", "path": None, "order": "sampled", "skip": 0,
-         "repeat": False}
+         "repeat": False, "on_invalid": "refuse", "target": None}
     )  # fmt: skip
     return load_requests(dataset, n, 0)
 

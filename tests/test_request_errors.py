@@ -74,6 +74,16 @@ BROKEN = {
         r"paraphrases\[0\].targets",
         "did you mean 'target'",
     ),
+    "odd kind": (
+        line(portability=[{"prompt": "x", "target": "y", "kind": "Two Hops"}]),
+        r"portability\[0\].kind",
+        "a kind names a score",
+    ),
+    "reserved kind": (
+        line(portability=[{"prompt": "x", "target": "y", "kind": "probability"}]),
+        r"portability\[0\].kind",
+        "and not probability",
+    ),
     "no JSON": ('{"case_id": 1,', None, "is not valid JSON"),
 }
 
@@ -112,9 +122,15 @@ def test_of_many_broken_lines_five_are_shown_and_all_counted(lines):
     assert "line 7" not in str(error.value)
 
 
-def test_a_json_list_as_json_lines_is_explained(lines):
-    with pytest.raises(RequestError, match="one object a line is needed"):
-        read_requests(lines("[", json.dumps(line(1)), "]"))
+def test_one_object_over_several_lines_is_explained(lines):
+    with pytest.raises(RequestError, match=r"either one list .* or one object"):
+        read_requests(lines("{", '"case_id": 1', "}"))
+
+
+def test_items_of_a_list_on_one_line_are_told_apart_by_number(lines):
+    items = [line(1), line(2, subject=" "), line(3)]
+    with pytest.raises(RequestError, match="line 1, item 2, field subject: is empty"):
+        read_requests(lines(json.dumps(items)))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "counterfact", "miniature"])
@@ -131,16 +147,21 @@ def test_empty_missing_and_wrong_files_are_refused(tmp_path, form):
         read_requests(data)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "counterfact"])
-def test_a_data_set_without_path_asks_for_one(form):
-    with pytest.raises(RequestError, match=r"give dataset\.path=FILE"):
-        read_requests(Data(None, name=form, format=form))
+def test_a_data_set_without_path_asks_for_one_or_says_how_to_fetch_it():
+    with pytest.raises(RequestError, match=r"give dataset\.path=FILE$"):
+        read_requests(Data(None))
+    fetch = r"give dataset\.path=FILE, or run `edit-sweeps data fetch --dataset counterfact`"
+    with pytest.raises(RequestError, match=fetch):
+        read_requests(Data(None, name="counterfact", format="counterfact"))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"format": "csv"}, "dataset.format=csv: allowed are miniature, jsonl, counterfact"),
+        ({"on_invalid": "drop"}, "dataset.on_invalid=drop: allowed are refuse, skip"),
+        ({"target": "alt"}, "dataset.target=alt: .* must be null"),
+        ({"target": "pred", "format": "zsre"}, "must be one of alt, answers, or null"),
         ({"order": "random"}, "dataset.order=random: allowed are sampled, file"),
         ({"skip": -1, "order": "file"}, "skip is a count from 0 on"),
         ({"skip": 3}, "needs dataset.order=file"),
@@ -196,7 +217,7 @@ def test_a_broken_counterfact_record_is_refused_in_its_own_words(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"case_id": 1}\n', "is not a JSON list.*dataset=jsonl"),
+        ('{"case_id": 1}\n', "line 1, field requested_rewrite.subject: is missing"),
         ('[\n{"case_id": 1},\n{]', "line 3: is not valid JSON"),
         ('[\n{"case_id": 1}\n{"case_id": 2}]', "line 3: is not valid JSON: ',' or ']' is missing"),
         ('[\n{"case_id": 1}', "',' or ']' is missing"),

@@ -17,6 +17,7 @@ from edit_sweeps.requests import (
     check_count,
     count_requests,
     digest,
+    left_out,
     load_requests,
     read_requests,
 )
@@ -83,6 +84,21 @@ def test_without_true_target_paraphrases_have_no_alternative(lines):
     assert request.paraphrases == (Probe("Person 0's home:", "Rome", None),)
 
 
+def test_an_alternative_of_null_asks_for_no_comparison(lines):
+    neighbor = {"prompt": "Bo lives in", "target": "Oslo", "alternative": None}
+    (request,) = read_requests(lines(line(neighborhood=[neighbor, "Cy lives in"])))
+    assert request.neighborhood == (
+        Probe("Bo lives in", "Oslo", None),
+        Probe("Cy lives in", "Paris", "Rome"),
+    )
+
+
+def test_a_probe_may_name_its_kind(lines):
+    probe = {"prompt": "{} votes in", "target": "Italy", "kind": "multi_hop"}
+    (request,) = read_requests(lines(line(portability=[probe])))
+    assert request.portability == (Probe("Person 0 votes in", "Italy", kind="multi_hop"),)
+
+
 def test_a_neighbor_whose_answer_is_the_new_target_has_no_alternative(lines):
     (request,) = read_requests(lines(line(neighborhood=[{"prompt": "Bo", "target": "Rome"}])))
     assert request.neighborhood == (Probe("Bo", "Rome", None),)
@@ -107,6 +123,13 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(lines):
     data = lines("\ufeff" + json.dumps(line(1)), "", "  ", line(2))
     assert [r.case_id for r in read_requests(data)] == ["1", "2"]
     assert count_requests(data) == 2
+
+
+def test_every_form_is_read_from_a_list_and_from_lines(lines, counterfact):
+    items = [line(1), line(2)]
+    assert read_requests(lines(json.dumps(items, indent=1))) == read_requests(lines(*items))
+    as_lines = replace(lines(*COUNTERFACT), name="counterfact", format="counterfact")
+    assert read_requests(as_lines) == read_requests(counterfact(COUNTERFACT))
 
 
 def test_keys_of_no_meaning_are_passed_over(lines):
@@ -139,6 +162,37 @@ def test_the_miniatures_file_is_read_whole():
     assert all(r.target_true and r.relation and r.paraphrases for r in requests)
     for field in ("neighborhood", "other_facts", "portability"):
         assert sum(bool(getattr(r, field)) for r in requests) >= 500, field
+
+
+# Leaving out
+
+
+def test_broken_requests_are_skipped_told_by_line_and_counted(lines, caplog):
+    items = [line(i, subject=" " if i % 2 else ...) for i in range(14)]
+    for i in range(0, 14, 2):
+        items[i]["subject"] = f"Person {i}"
+    data = lines(*items, on_invalid="skip")
+    assert ids(read_requests(data)) == [str(i) for i in range(0, 14, 2)]
+    assert count_requests(data) == 7
+    assert left_out(data) == {"requests_invalid_skipped": 7, "probes_without_answer": 0}
+    assert left_out(lines(line(1), name="whole.jsonl"))["requests_invalid_skipped"] == 0
+    assert len(load_requests(data, 7, seed=0)) == 7
+    assert "7 of 14 requests are broken and LEFT OUT" in caplog.text
+    for number in range(2, 15, 2):
+        assert f"line {number}, field subject" in caplog.text
+    assert "line 2, field subject: is empty" in caplog.text
+
+
+def test_only_valid_requests_count(lines):
+    data = lines(line(1), line(2, target_new=""), line(3), on_invalid="skip")
+    check_count(data, 2)
+    with pytest.raises(RequestError, match="num_edits=3: dataset=jsonl has 2 requests"):
+        check_count(data, 3)
+
+
+def test_a_file_without_any_valid_request_is_refused_even_when_skipping(lines):
+    with pytest.raises(RequestError, match="gives no valid request"):
+        read_requests(lines(line(1, subject=""), on_invalid="skip"))
 
 
 # Choosing

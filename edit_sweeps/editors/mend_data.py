@@ -62,7 +62,7 @@ def read_split(source: str, file: str | None, n_validation: int, seed: int) -> S
     """Training edits.
 
     Args:
-        source: `miniature`, or a format of data sets (`jsonl`, `counterfact`).
+        source: `miniature`, or a format of data sets (`jsonl`, `counterfact`, `zsre` ...).
         file: Of that format; None for the miniature.
         n_validation: Requests set aside; facts of theirs leave the training set.
         seed: Of the choice.
@@ -73,9 +73,10 @@ def read_split(source: str, file: str | None, n_validation: int, seed: int) -> S
     if source == MINIATURE:
         requests = list(_miniature_requests(seed))
     else:
-        requests = read_requests(
-            SimpleNamespace(name="training", format=source, path=file, order="file", skip=0)
-        )
+        place = {"name": "training", "format": source, "path": file, "order": "file", "skip": 0}
+        # Published training files have a few requests without a target; which ones is logged.
+        place |= {"on_invalid": "skip", "target": None}
+        requests = read_requests(SimpleNamespace(**place))
     random.Random(f"split/{seed}").shuffle(requests)
     validation = requests[:n_validation]
     held = {fact for request in validation for fact in _facts(request)}
