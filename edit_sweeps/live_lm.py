@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from transformers import LogitsProcessor, StoppingCriteria
 from edit_sweeps.model import EditableModel
 from edit_sweeps.token_memory import TokenMemory
 from edit_sweeps.untouched import evaluating
+
+log = logging.getLogger(__name__)
 
 SAMPLING = frozenset({"do_sample", "temperature", "top_k", "top_p", "num_beams"})
 """Options of a task's `generation_kwargs` that are passed over."""
@@ -77,11 +80,30 @@ class LiveLM(HFLM):
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
-        """As `HFLM`, without its progress bar; empty texts when `mute`."""
+        """As `HFLM`, without its progress bar; empty texts when `mute`.
+
+        A task that asks for as many new tokens as the window holds gets half of it for its answers,
+        where `HFLM` fails.
+        """
         if not self.mute:
-            return super().generate_until(requests, disable_tqdm=True)
+            return super().generate_until(self._fitting(requests), disable_tqdm=True)
         self.broken |= {request.args[0] for request in requests}
         return [""] * len(requests)
+
+    def _fitting(self, requests: list[Any]) -> list[Any]:
+        """The requests, those that leave no room for a prompt with fewer tokens to generate."""
+        asked = [request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests]
+        if max(asked, default=0) < self.max_length:
+            return requests
+        room = self.max_length // 2
+        log.warning(
+            "%d new tokens asked for in a window of %d: answers get %d",
+            *(max(asked), self.max_length, room),
+        )
+        return [
+            replace(r, arguments=(r.args[0], {**r.args[1], "max_gen_toks": min(n, room)}))
+            for r, n in zip(requests, asked, strict=True)
+        ]
 
     def _loglikelihood_tokens(
         self,

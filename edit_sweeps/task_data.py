@@ -73,6 +73,11 @@ def given(path: str | None) -> Iterator[None]:
         _GIVEN.reset(token)
 
 
+def given_path() -> str | None:
+    """What `given` has in force."""
+    return _GIVEN.get()
+
+
 def load(source: str, splits: Sequence[str]) -> dict[str, Dataset]:
     """The documents of `source`, in its one form.
 
@@ -117,6 +122,8 @@ def _rows(source: Source, split: str, *, scored: bool) -> tuple[str, Iterable[Do
         rows = load_dataset(
             str(folder or source.hub), source.subset, split=theirs, revision=revision
         )
+    except TaskDataError:
+        raise
     except Exception as error:
         msg = (
             f"the documents of {source.name!r} ({folder or source.hub}, {theirs}) cannot be loaded: "
@@ -136,11 +143,15 @@ def _local(source: Source, split: str, *, scored: bool) -> Path | None:
         split_file = next((p for p in inside if p.exists()), None)
         if split_file is not None:
             return split_file
-        if scored and path.exists():
-            return path
         if not path.exists():
             msg = f"task data {given_path}: there is no such file or folder"
             raise TaskDataError(msg)
+        if scored and path.is_dir() and not any(path.rglob("*.txt")):
+            names = ", ".join(f"{split}{suffix}" for suffix in SUFFIXES if suffix)
+            msg = f"task data {given_path}: the folder has none of {names}, and no .txt files"
+            raise TaskDataError(msg)
+        if scored:
+            return path
     name = source.files.get(split)
     return data_root.local_file(name) if name else None
 
@@ -149,15 +160,16 @@ def _document(source: Source, row: Document, place: str, number: int) -> Documen
     try:
         return source.row(row)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        keys = ", ".join(map(str, row)) if isinstance(row, Mapping) else f"none, it is {row!r:.60}"
         msg = (
             f"{place}, document {number}: is not of the form of {source.name!r} "
-            f"({type(error).__name__}: {error}); its keys are {', '.join(map(str, row))}"
+            f"({type(error).__name__}: {error}); its keys are {keys}"
         )
         raise TaskDataError(msg) from error
 
 
 def read_rows(path: Path) -> Iterator[Document]:
-    """The rows of a file, or of all .txt files of a folder (one JSON object each), by name.
+    """The rows of a file, or of all .txt files of a folder (one JSON object each), by number.
 
     Raises:
         TaskDataError: The file's form is not known, or a line of it cannot be read.
@@ -167,10 +179,9 @@ def read_rows(path: Path) -> Iterator[Document]:
             for file in sorted(path.rglob("*.txt"), key=_natural):
                 yield json.loads(file.read_text(encoding="utf-8"))
         elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8-sig") as lines:
-                yield from (json.loads(line) for line in lines if line.strip())
+            yield from _json_lines(path)
         elif path.suffix == ".json":
-            yield from json.loads(path.read_text(encoding="utf-8-sig"))
+            yield from _json_list(path)
         elif path.suffix in {".tsv", ".csv"}:
             yield from _separated(path)
         elif path.suffix == ".parquet":
@@ -187,16 +198,41 @@ def read_rows(path: Path) -> Iterator[Document]:
         raise TaskDataError(msg) from error
 
 
+def _json_lines(path: Path) -> Iterator[Document]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    msg = f"{path}, line {number}: is not JSON ({error.msg}): {line.strip()[:80]}"
+                    raise TaskDataError(msg) from error
+
+
+def _json_list(path: Path) -> Iterator[Document]:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(rows, list):
+        msg = f"{path} holds a JSON {type(rows).__name__}; a list of documents is needed"
+        raise TaskDataError(msg)
+    yield from rows
+
+
 def _separated(path: Path) -> Iterator[Document]:
     """GLUE's .tsv files quote nothing; .csv files do."""
-    quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
-    delimiter = "\t" if path.suffix == ".tsv" else ","
+    tabs = path.suffix == ".tsv"
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        yield from csv.DictReader(lines, delimiter=delimiter, quoting=quoting)
+        yield from csv.DictReader(
+            lines,
+            delimiter="\t" if tabs else ",",
+            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        )
 
 
 def _conll(path: Path) -> Iterator[Document]:
-    """Sentences of CoNLL's own files: a token a line with its tag last, a blank line between them."""
+    """Sentences of CoNLL's own files: a token a line with its tag last, a blank line between them.
+
+    Lines that only mark the start of a newspaper article (-DOCSTART-) are no sentences.
+    """
     tokens: list[str] = []
     tags: list[str] = []
     with path.open(encoding="utf-8") as lines:
@@ -206,7 +242,8 @@ def _conll(path: Path) -> Iterator[Document]:
                 tokens.append(words[0])
                 tags.append(words[-1])
             elif tokens:
-                yield {"tokens": tokens, "ner_tags": tags}
+                if tokens != ["-DOCSTART-"]:
+                    yield {"tokens": tokens, "ner_tags": tags}
                 tokens, tags = [], []
 
 
@@ -230,8 +267,9 @@ def _label(value: Any, names: Sequence[str]) -> int:
 def _gsm8k(row: Document) -> Document:
     rationale, mark, number = row["answer"].partition("#### ")
     if not mark or not number.strip():
-        msg = "the answer has no '#### '"
+        msg = "the answer has no '#### ' with a number behind it"
         raise ValueError(msg)
+    float(number.replace(",", ""))
     return {
         "question": row["question"],
         "answer": row["answer"],
@@ -246,9 +284,20 @@ def _rte(row: Document) -> Document:
 
 
 def _nq_open(row: Document) -> Document:
-    passages = row.get("output") or [row.get("passage") or ""]
-    answers = [str(a) for a in row["answer"]]
-    return {"question": row["question"], "answer": answers, "passage": passages[0]}
+    answers = [str(answer) for answer in row["answer"]]
+    if not answers or isinstance(row["answer"], str):
+        msg = f"a list of answers is needed, got {row['answer']!r}"
+        raise ValueError(msg)
+    return {"question": row["question"], "answer": answers}
+
+
+def _nq_open_passages(row: Document) -> Document:
+    """`output` is a list of passages in the paper's file; `passage` is one."""
+    passage = row["output"][0] if "output" in row else row["passage"]
+    if not isinstance(passage, str) or not passage.strip():
+        msg = "the passage is empty; for questions without one there is the source nq_open"
+        raise ValueError(msg)
+    return {**_nq_open(row), "passage": passage}
 
 
 def _boolq(row: Document) -> Document:
@@ -285,7 +334,8 @@ def _plain(value: Any) -> Any:
 
 def _sst2(row: Document) -> Document:
     label = _label(row["label"], ("negative", "positive"))
-    return {"sentence": row["sentence"].strip(), "label": label}
+    # Not stripped: the blank at the end of each sentence is part of the paper's prompt.
+    return {"sentence": row["sentence"], "label": label}
 
 
 SOURCES: Mapping[str, Source] = {
@@ -296,7 +346,7 @@ SOURCES: Mapping[str, Source] = {
         Source(name="nq_open", row=_nq_open, hub="google-research-datasets/nq_open"),
         Source(
             name="nq_open_passages",
-            row=_nq_open,
+            row=_nq_open_passages,
             files={"validation": "paper/test-OpenDomainQA.jsonl"},
         ),
         Source(name="boolq", row=_boolq, hub="google/boolq"),

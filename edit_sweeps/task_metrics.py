@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edit_sweeps.aggregations import AGGREGATIONS
 from edit_sweeps.record import Score
-from edit_sweeps.statistics import AGGREGATIONS, VALUE_ONLY, make_score
+from edit_sweeps.statistics import VALUE_ONLY, make_score
 
 INVALID = "invalid"
 """Metric by which a task says that a document got no usable answer; goes into `Score.invalid`."""
@@ -71,7 +72,8 @@ def collect(
         broken: Prompts whose generation met logits that are not finite.
         headline: Metric that stands for the task; None: as the task's `metadata` says, else the
             first.
-        chance: Of the headline; None: as the task's `metadata` says, else as `guess` finds.
+        chance: Of the headline; None: `chance` of the task's `metadata` (a number for the headline,
+            or a number for each of several metrics), else as `guess` finds.
 
     Returns:
         Metric -> score. Documents are named by their number in the task's data, in a group by
@@ -101,12 +103,16 @@ def collect(
     if headline not in named:
         msg = f"headline {headline!r} is not a metric of this task; it has {', '.join(named)}"
         raise LookupError(msg)
-    chance = metadata.get("chance") if chance is None else chance
+    known = metadata.get("chance")
+    chances = dict(known) if isinstance(known, Mapping) else {headline: known}
+    if chance is not None:
+        chances[headline] = chance
     scores = {}
     for name, (key, column) in named.items():
         invalid = _share_invalid(column.values, flags.get(key[1], {}), dead)
-        known = chance if name == headline and chance is not None else guess(column, choices)
-        scores[name] = _score(column, dead, known, invalid, is_headline=name == headline)
+        guessed = chances.get(name)
+        guessed = guess(column, choices) if guessed is None else guessed
+        scores[name] = _score(column, dead, guessed, invalid, is_headline=name == headline)
     return scores
 
 
@@ -116,7 +122,7 @@ def guess(column: Column, choices: Mapping[str, int]) -> float | None:
         if column.metric not in CHOICES or not column.values:
             return None
         return sum(1 / choices[d] for d in column.values) / len(column.values)
-    counted = column.aggregation in {"mean", "micro_f1"}
+    counted = column.aggregation in {"mean", "micro_f1", "macro_recall"}
     return 0.0 if column.rising and counted else None
 
 

@@ -36,8 +36,8 @@ class TaskSpec:
             its first metric.
         chance: What guessing scores in the headline; None: `chance` of the task's `metadata`,
             else 1 / number of choices, or 0 for generated answers.
-        data: A file or folder with the documents, for tasks of this package (`task_data`); None:
-            the data folder, else the hub.
+        data: A file or folder with the documents (`task_data`, `stock_data`); None: the data
+            folder, else the hub.
 
     Raises:
         ValueError: A limit that is neither.
@@ -147,7 +147,7 @@ def build_task(spec: TaskSpec, settings: EvalSettings) -> BuiltTask:
     digest = hashlib.sha256()
     # lm-eval's bars cannot be turned off while it builds; they go where nobody looks.
     with quiet(), task_data.given(spec.data), contextlib.redirect_stderr(io.StringIO()):
-        tasks = load_tasks(spec.name, spec.folder)
+        tasks = load_tasks(spec.name, spec.folder, num_fewshot=spec.num_fewshot)
         for name, task in tasks.items():
             if spec.num_fewshot is not None:
                 task.set_config("num_fewshot", spec.num_fewshot)

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -107,3 +107,17 @@ def test_prompts_that_are_too_long_are_counted(make, tiny):
     lengths = [len(tiny.tokenizer.encode(r.args[0])) for r in bench.built["writing"].requests]
     assert found.cut["writing"] == sum(n > 16 - 12 for n in lengths) > 0
     assert 0 < found.cut["choice"] < len(bench.built["choice"].requests)
+
+
+def test_an_answer_as_long_as_the_window_gets_half_of_it(everything, tiny, caplog):
+    requests = [
+        replace(r, arguments=(r.args[0], {"until": [], "max_gen_toks": 64}))
+        for r in everything.built["writing"].requests
+    ]
+    seen = []
+    tiny.network.register_forward_hook(lambda *_: seen.append(1))
+    with live_lm.live(tiny, batch_size=20, max_length=64) as lm, caplog.at_level("WARNING"):
+        answers = lm.generate_until(requests)
+    assert len(seen) == 32
+    assert all(answers)
+    assert "64 new tokens asked for in a window of 64: answers get 32" in caplog.text
