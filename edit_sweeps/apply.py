@@ -18,6 +18,7 @@ from typing import Any
 from edit_sweeps import config as schema
 from edit_sweeps.cell import ARTEFACTS
 from edit_sweeps.edited_folder import ApplyError, Outcome, check_out, publish, tell
+from edit_sweeps.offline import go_offline
 from edit_sweeps.requests import RequestError, read_requests
 
 OWN = {
@@ -82,6 +83,7 @@ def apply_requests(order: Order, home: Path) -> Outcome:
         from edit_sweeps import launcher
         from edit_sweeps.launcher.plan import Refusal, make_plan
 
+        go_offline(config.data_root)
         try:
             plan = make_plan([(config, overrides)])
             cell = next(entry.cell for entry in plan.entries if not entry.cell.is_baseline)
@@ -131,6 +133,7 @@ def check_order(order: Order, home: Path) -> int:
             msg = f"{override}: {key_of(override)} is set by {OWN[key_of(override)]}"
             raise ApplyError(msg)
     source = {"name": "jsonl", "format": "jsonl", "order": "file", "skip": 0, "repeat": False}
+    source |= {"on_invalid": "refuse", "target": None}
     try:
         return len(read_requests(SimpleNamespace(path=str(order.requests), **source)))
     except RequestError as error:

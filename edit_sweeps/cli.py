@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-HOME_VARIABLE = "EDIT_SWEEPS_HOME"
-USAGE_ERROR = 2
+from edit_sweeps import cli_data
+from edit_sweeps.home import HOME_VARIABLE, NotFoundError, find_home, without_traceback
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,43 +19,7 @@ app = typer.Typer(
     help="Studies that python launch.py has run: folders below outputs/. The project is found from "
     f"any folder inside it, or named by {HOME_VARIABLE}.",
 )
-
-
-class NotFoundError(LookupError):
-    """What was asked for is not there; the message says what is."""
-
-
-@contextmanager
-def without_traceback(*others: type[Exception]) -> Iterator[None]:
-    """Show `NotFoundError` and the `others` as messages, with exit code 2."""
-    kinds: tuple[type[Exception], ...] = (NotFoundError, *others)
-    try:
-        yield
-    except kinds as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(USAGE_ERROR) from None
-
-
-def find_home(start: Path | None = None) -> Path:
-    """The project's folder: the nearest, from `start` upwards, with launch.py and conf/config.yaml.
-
-    Args:
-        start: Where to begin; the current folder by default.
-
-    Raises:
-        NotFoundError: There is none.
-    """
-    named = os.environ.get(HOME_VARIABLE)
-    start = (start or Path.cwd()).resolve()
-    for folder in [Path(named).expanduser()] if named else [start, *start.parents]:
-        if (folder / "launch.py").is_file() and (folder / "conf" / "config.yaml").is_file():
-            return folder
-    where = f"{HOME_VARIABLE}={named}" if named else f"{start} and the folders above it"
-    msg = (
-        f"no edit_sweeps project (launch.py and conf/config.yaml) in {where}; go to one, or set "
-        f"{HOME_VARIABLE} to its folder"
-    )
-    raise NotFoundError(msg)
+app.add_typer(cli_data.app, name="data")
 
 
 def studies(home: Path) -> list[Path]:

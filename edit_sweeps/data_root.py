@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from edit_sweeps import manifest
+
 _ROOT: ContextVar[Path | None] = ContextVar("data_root", default=None)
 
 
@@ -50,6 +52,12 @@ def local_dataset(hub_id: str) -> Path | None:
 def local_file(name: str) -> Path | None:
     """A file or folder below `files/` of the data folder, if it is there."""
     return _folder("files", name)
+
+
+def entry(kind: str, name: str) -> manifest.Entry | None:
+    """What the manifest of the data folder says of a model, data set or file; None where it says nothing."""
+    folder = root()
+    return manifest.read(folder).get(f"{kind}/{name}") if folder else None
 
 
 def _folder(kind: str, name: str) -> Path | None:

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import has_file
 
+from edit_sweeps import data_root
 from edit_sweeps.architectures import Architecture, architecture
 
 log = logging.getLogger(__name__)
@@ -297,7 +298,7 @@ def describe_model(source: ModelSource) -> ModelFacts:
 
 
 def resolve_pretrained(pretrained: str) -> str | Path:
-    """The folder that `pretrained` means, or the hub id as it is.
+    """The folder that `pretrained` means, of the data folder too, or the hub id as it is.
 
     Raises:
         ValueError: A path without a folder, or a miniature that does not exist.
@@ -319,7 +320,7 @@ def resolve_pretrained(pretrained: str) -> str | Path:
     if pretrained.startswith(("/", "./", "../", "~")) or pretrained.count("/") > 1:
         msg = f"model.pretrained={pretrained} is neither a folder nor a hub id (owner/name)"
         raise ValueError(msg)
-    return pretrained
+    return data_root.local_model(pretrained) or pretrained
 
 
 def choose_device(device: str) -> torch.device:

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from edit_sweeps import provenance
+from edit_sweeps import data_root, provenance
 from edit_sweeps.adapter import NoAdapterError, write_adapter
 from edit_sweeps.cell import RECORD_FILE, Cell, digest
 from edit_sweeps.edit_scores import EditScoreSettings, score_edits
+from edit_sweeps.edited_probes import drop_edited_probes, superseded
 from edit_sweeps.editors.base import Editor, Stores
 from edit_sweeps.editors.reading import keys_at_first_token
 from edit_sweeps.ledger import Ledger
@@ -22,7 +23,7 @@ from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings
 from edit_sweeps.record import Comparison, Record, Score
 from edit_sweeps.regularizers import Regularizer
-from edit_sweeps.requests import EditRequest, drop_edited_probes, load_requests, superseded
+from edit_sweeps.requests import EditRequest, left_out, load_requests
 from edit_sweeps.statistics import compare
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec, health
 from edit_sweeps.trajectory import Trajectory
@@ -93,7 +94,8 @@ def run_unit(cells: Iterable[Cell], session: Session, *, force: bool = False) ->
         attempt = provenance.begin(cell.folder)
         with provenance.log_to(cell.folder / "cell.log"):
             try:
-                record = run_cell(cell, session, attempt)
+                with data_root.using(cell.config["data_root"]):
+                    record = run_cell(cell, session, attempt)
             except Exception as error:
                 if (
                     type(error).__name__ == "UncompletedJobError"
@@ -179,16 +181,15 @@ def write_edits(cell: Cell, ledger: Ledger, requests: list[EditRequest]) -> list
 
 def choose_requests(cell: Cell) -> tuple[list[EditRequest], dict[str, int]]:
     """The cell's requests, without probes about what the cell itself edits, and what was counted."""
-    drawn = load_requests(
-        SimpleNamespace(**cell.config["dataset"]), cell.num_edits, cell.config["seed"]
-    )
+    dataset = SimpleNamespace(**cell.config["dataset"])
+    drawn = load_requests(dataset, cell.num_edits, cell.config["seed"])
     requests, dropped = drop_edited_probes(drawn)
     counts = {
         "requests": len(requests),
         "probes_dropped": dropped,
         "superseded": len(superseded(requests)),
     }
-    return requests, counts
+    return requests, counts | left_out(dataset)
 
 
 def health_texts(config: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edit_sweeps import data_root
 from edit_sweeps.data_files import file_digest, json_lines
+from edit_sweeps.text_shards import label, shards_of
 from edit_sweeps.tokens import Batch, batch_of, token_ids
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def source_digest(settings: TextSettings) -> str:
         return f"{settings.source}:{sha256(chr(0).join(draw).encode()).hexdigest()}"
     if Path(settings.source).suffix in FILES:
         return f"file:{file_digest(existing_file(settings.source, 'moments.source'))}"
-    return f"hub:{settings.source}"
+    return label(settings.source, settings.subset, settings.split)
 
 
 def existing_file(name: str, key: str) -> Path:
@@ -171,22 +173,33 @@ def _file(path: Path, field: str) -> list[str]:
 
 
 def _hub(settings: TextSettings) -> Iterator[str]:
-    import datasets
-
     advice = (
         f"moments.source={settings.source} cannot be read: give one of {', '.join(NAMED)}, a "
         ".txt or .jsonl file, or a data set on the Hugging Face hub with moments.subset, "
         "moments.split and moments.field"
     )
     try:
-        stream = datasets.load_dataset(
-            settings.source, settings.subset, split=settings.split, streaming=True
-        )
-        for row in stream.shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER):
+        for row in _stream(settings).shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER):
             yield _text_of(row, settings)
     except (OSError, ValueError) as error:
         msg = f"{advice} ({' '.join(str(error).split())[:200]})"
         raise ValueError(msg) from error
+
+
+def _stream(settings: TextSettings) -> Any:
+    """The rows of a data set, from the data folder or the hub; of the same files either way."""
+    import datasets
+
+    folder = data_root.local_dataset(settings.source)
+    shards = shards_of(settings.source, settings.subset, settings.split)
+    if shards:
+        home = str(folder) if folder else f"hf://datasets/{settings.source}"
+        files = {settings.split: [f"{home}/{shard}" for shard in shards]}
+        return datasets.load_dataset(
+            "parquet", data_files=files, split=settings.split, streaming=True
+        )
+    place = str(folder or settings.source)
+    return datasets.load_dataset(place, settings.subset, split=settings.split, streaming=True)
 
 
 def _text_of(row: Mapping[str, Any], settings: TextSettings) -> str:

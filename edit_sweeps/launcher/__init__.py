@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from edit_sweeps.launcher.plan import Plan, Refusal, make_plan
+from edit_sweeps.offline import go_offline
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
     Raises:
         SystemExit: 2 when a cell is refused (nothing has run then), 1 when a cell failed.
     """
+    go_offline(composed[0][0].data_root)
     try:
         plan = make_plan(composed)
         if plan.todo():

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 from hydra.utils import get_class
 
+from edit_sweeps import catalogue, data_root
 from edit_sweeps.cell import Cell, digest
 from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.plan import Plan, Refusal
 from edit_sweeps.model import describe_model, load_tokenizer
+from edit_sweeps.offline import is_offline
 from edit_sweeps.regularizers import Regularizer
 from edit_sweeps.requests import load_requests
 from edit_sweeps.run import build_editor, build_regularizer, pick
@@ -26,8 +28,18 @@ def check(plan: Plan) -> None:
     Raises:
         Refusal: With every reason found.
     """
-    drop_clashes(plan)
-    cells = plan.todo()
+    with data_root.using(plan.data_root):
+        drop_clashes(plan)
+        reasons = look_at(plan.todo())
+    if reasons:
+        raise Refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
+
+
+def look_at(cells: Sequence[Cell]) -> list[str]:
+    """Every reason against running these cells."""
+    missing = missing_off_line(cells)
+    if missing:
+        return missing
     reasons = inputs.check_counts([cell for cell in cells if not cell.is_baseline])
     reasons += check_tasks_exist(cells)
     depths: dict[str, int] = {}
@@ -45,8 +57,16 @@ def check(plan: Plan) -> None:
         reasons += check_editor(cell, depths[digest(cell.config["model"])])
     if not reasons:
         reasons = check_lengths(cells)
-    if reasons:
-        raise Refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
+    return reasons
+
+
+def missing_off_line(cells: Sequence[Cell]) -> list[str]:
+    """What is not on this machine, when flags keep the hub from being asked; the plan has looked with a data folder."""
+    if data_root.root() is not None or not is_offline():
+        return []
+    trees = [cell.config for cell in cells]
+    missing = inputs.missing_here(trees, caches=("models", "datasets"))
+    return [catalogue.explain(missing, None)] if missing else []
 
 
 def check_lengths(cells: Sequence[Cell]) -> list[str]:

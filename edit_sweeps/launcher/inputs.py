@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from edit_sweeps import requests
+from edit_sweeps import catalogue, data_root, hub_cache, requests
 from edit_sweeps.cell import ARTEFACTS, Cell, Digests, Tree, digest
 from edit_sweeps.config import study_folder
+from edit_sweeps.text_shards import label
 
 PACKAGE = Path(__file__).parent.parent
 RESUME = ("auto", "only_missing", "force")
@@ -25,12 +26,23 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
     reasons: list[str] = []
     for tree in trees:
         reasons += check_values(tree)
-    studies = {tree["study"] for tree in trees} | {tree["cache_dir"] for tree in trees}
-    if len(studies) > 2:
-        reasons.append("study and cache_dir cannot be swept: one command fills one study")
+    if any(len({tree[key] for tree in trees}) > 1 for key in ("study", "cache_dir", "data_root")):
+        reasons.append(
+            "study, cache_dir and data_root cannot be swept: one command fills one study"
+        )
+    root = data_root.root()
+    if root is not None and not root.is_dir():
+        reasons.append(
+            f"data_root={trees[0]['data_root']}: there is no such folder; `edit-sweeps data fetch` makes it"
+        )
+    absent = missing_in_data_root(trees)
+    if absent:
+        reasons.append(catalogue.explain(absent, trees[0]["data_root"]))
     with_edits = [tree for tree in trees if tree["editor"]["name"] != "none"]
     for tree in {dataset_kind(tree["dataset"]): tree for tree in with_edits}.values():
-        reasons += check_dataset(tree)
+        if not set(catalogue.dataset_needs(tree["dataset"])) & set(absent):
+            reasons += check_dataset(tree)
+    reasons += check_task_data(trees)
     for key in ("moments.file", "editor.contexts_file", "editor.train_file"):
         group, name = key.split(".")
         files = {tree[group].get(name) for tree in trees} - {None}
@@ -41,6 +53,58 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
         ]
     if reasons:
         raise refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
+
+
+def missing_in_data_root(trees: Sequence[Tree]) -> list[catalogue.Need]:
+    """What the cells read and the data folder does not hold; nothing without one, when the hub is asked.
+
+    Jobs then run with the offline flags, so only models may also come from the hub's cache.
+    """
+    if data_root.root() is None:
+        return []
+    return missing_here(trees, caches=("models",))
+
+
+def missing_here(trees: Sequence[Tree], caches: Sequence[str]) -> list[catalogue.Need]:
+    """What the cells read and neither the data folder nor caches of these kinds hold.
+
+    Text is not missing where second moments over it have been collected before.
+    """
+    found: dict[catalogue.Need, None] = {}
+    for tree in trees:
+        needs = catalogue.needs_of(tree)
+        if text_label(tree["moments"]) in collected_texts(tree["cache_dir"]):
+            needs = [need for need in needs if need.group != "moments"]
+        found |= dict.fromkeys(needs)
+    return [need for need in found if not catalogue.is_there(need, caches=caches)]
+
+
+def text_label(moments: Tree) -> str:
+    """What stands for the text of second moments when it is on the hub."""
+    return label(str(moments["source"]), moments["subset"], moments["split"])
+
+
+def collected_texts(cache_dir: str) -> set[str]:
+    """Labels of the texts over which second moments are stored in `cache_dir`."""
+    found = set()
+    for file in (Path(cache_dir) / "moments").glob("*.json"):
+        try:
+            found.add(str(json.loads(file.read_text(encoding="utf-8")).get("source")))
+        except (OSError, ValueError):
+            continue  # being written by another process
+    return found
+
+
+def check_task_data(trees: Sequence[Tree]) -> list[str]:
+    """Files and folders that `task.<name>.data` names and that are not there."""
+    given = {
+        (name, spec["data"]) for t in trees for name, spec in t["task"].items() if spec.get("data")
+    }
+    return [
+        f"task.{name}.data={path}: there is no such file or folder"
+        for name, path in sorted(given)
+        if not Path(path).expanduser().exists()
+    ]
 
 
 def check_values(tree: Tree) -> list[str]:
@@ -82,7 +146,8 @@ def check_values(tree: Tree) -> list[str]:
 
 def dataset_kind(dataset: Tree) -> tuple[object, ...]:
     """What one reading of the file can vouch for: hundreds of cells may skip to different requests of it."""
-    return dataset["format"], dataset["path"], dataset["order"], dataset["skip"] > 0
+    names = ("name", "format", "path", "order", "on_invalid", "target")
+    return *(dataset[name] for name in names), dataset["skip"] > 0
 
 
 def check_dataset(tree: Tree) -> list[str]:
@@ -119,15 +184,58 @@ def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
             found["moments"] = digests.of(Path(source))
         elif source == "miniature":
             found["moments"] = digest_world()
+        elif catalogue.moments_needs(tree["moments"]):
+            found["moments"] = text_label(tree["moments"])
     for name, spec in tree["task"].items():
-        folder = PACKAGE / "lm_tasks" / str(spec["folder"])
-        if spec["folder"] == "miniature":
-            data = sorted((PACKAGE / "miniature" / "data").glob("*.jsonl"))
-            files = [file for file in data if file.name != "requests.jsonl"]
-            found[f"task.{name}"] = digests.of(folder, *files)
-        elif spec["folder"] and Path(spec["folder"]).is_dir():
-            found[f"task.{name}"] = digests.of(Path(spec["folder"]))
+        content = digest_task(spec, digests)
+        if content:
+            found[f"task.{name}"] = content
     return found
+
+
+def digest_task(spec: Tree, digests: Digests) -> str | None:
+    """Digest of a task's files and documents; None for a task of lm-eval's whose documents' commit is not known."""
+    files = digest_task_files(spec["folder"], digests)
+    if spec.get("data"):
+        return digest([files, digests.of(Path(spec["data"]).expanduser())])
+    needs = catalogue.task_needs(spec["name"], spec)
+    if not needs:
+        return files
+    documents = [digest_need(need, digests) for need in needs]
+    return digest([files, documents]) if files or any(documents) else None
+
+
+def digest_task_files(folder: str | None, digests: Digests) -> str | None:
+    """Digest of a folder of task files with what its documents are read by; None for lm-eval's own tasks."""
+    if not folder:
+        return None
+    shipped = PACKAGE / "lm_tasks" / folder
+    if folder == "miniature":
+        data = sorted((PACKAGE / "miniature" / "data").glob("*.jsonl"))
+        return digests.of(shipped, *(file for file in data if file.name != "requests.jsonl"))
+    if shipped.is_dir():
+        return digests.of(shipped, PACKAGE / "task_data.py")
+    return digests.of(Path(folder).expanduser()) if Path(folder).expanduser().is_dir() else None
+
+
+def digest_need(need: catalogue.Need, digests: Digests) -> str | None:
+    """What stands for documents: the commit of a data set on the hub, the content of anything else; not its place."""
+    if need.kind == "datasets":
+        return digest_repository(need.kind, need.name, need.revision, digests)
+    path = data_root.local_file(need.name)
+    return digests.of(path) if path else None
+
+
+def digest_repository(kind: str, hub_id: str, revision: str | None, digests: Digests) -> str | None:
+    """`<hub id>@<commit>`; the content of a folder that was put into the data folder by hand; None if unknown."""
+    commit = hub_cache.commit_of(kind, hub_id, revision)
+    if commit:
+        return f"{hub_id}@{commit}"
+    local = data_root.local_model if kind == "models" else data_root.local_dataset
+    folder = local(hub_id)
+    if folder is None or data_root.entry(kind, hub_id):
+        return None
+    return digest_model_folder(folder, digests) if kind == "models" else digests.of(folder)
 
 
 def digest_editor(editor: Tree, digests: Digests) -> dict[str, str]:
@@ -150,18 +258,19 @@ def digest_world() -> str:
 
 
 def digest_model(model: Tree, digests: Digests) -> str | None:
-    """Digest of a local model's files; of a hub model the commit that the local cache holds, if any."""
+    """Digest of a local model's files; of a hub model its commit, wherever it is read from; None if unknown."""
     name = str(model["pretrained"])
-    folder = Path(name)
     if name.startswith("miniature://"):
         folder = PACKAGE / "miniature" / "checkpoints" / name.removeprefix("miniature://")
         return digests.of(
             *(folder / f for f in ("config.json", "model.safetensors", "tokenizer.json"))
         )
-    if folder.is_dir():
-        files = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("tokenizer*")]
-        return digests.of(*sorted(set(files)))
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    ref = hub / f"models--{name.replace('/', '--')}" / "refs" / (model["revision"] or "main")
-    return f"{name}@{ref.read_text(encoding='utf-8').strip()}" if ref.is_file() else None
+    if Path(name).expanduser().is_dir():
+        return digest_model_folder(Path(name).expanduser(), digests)
+    return digest_repository("models", name, model["revision"], digests)
+
+
+def digest_model_folder(folder: Path, digests: Digests) -> str:
+    """Digest of what a model is loaded from."""
+    files = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("tokenizer*")]
+    return digests.of(*sorted(set(files)))

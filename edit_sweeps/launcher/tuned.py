@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from edit_sweeps import data_root
 from edit_sweeps.cell import Tree
 from edit_sweeps.config import CONF, SCHOOLS
 
@@ -95,7 +96,8 @@ def fill_by_depth(tree: Tree, missing: Sequence[str]) -> list[str]:
 
 def depth_of(model: Tree) -> int | None:
     """Blocks of a model by its config.json: of a folder, the hub's cache, or the hub; None where none can be read."""
-    return _read_depth(str(model["pretrained"]), model["revision"])
+    name = str(model["pretrained"])
+    return _read_depth(str(data_root.local_model(name) or name), model["revision"])
 
 
 @functools.cache

@@ -1,0 +1,324 @@
+"""`edit-sweeps data`: the hub and servers of files are stand-ins on the loopback, asked by the real client."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import huggingface_hub
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from edit_sweeps import catalogue, cli, downloads, home, manifest
+from edit_sweeps.catalogue import Need, PlainFile
+from edit_sweeps.fetch import fetch
+from edit_sweeps.hub import FetchError, Hub
+from tests.hub_server import COMMIT, serving
+from tests.test_conf import CONF
+
+PROJECT = CONF.parent
+CARD = """---
+license: cc-by-4.0
+configs:
+- config_name: rte
+  data_files:
+  - {split: train, path: rte/train-*}
+  - {split: validation, path: rte/validation-*}
+- config_name: sst2
+  data_files: [{split: validation, path: sst2/validation-*}]
+---
+Small, and made up.
+"""
+MODEL = Need(kind="models", name="own/tiny", group="model", option="own/tiny")
+RTE = Need(kind="datasets", name="own/glue", subset="rte", group="task", option="nli")
+SST2 = Need(kind="datasets", name="own/glue", subset="sst2", group="task", option="sentiment")
+PICKLED = Need(kind="models", name="own/pickled", group="model", option="own/pickled")
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub with two models and a data set of two subsets, and a server of plain files."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(downloads, "WAIT_S", 0.0)
+    root = tmp_path / "served"
+    tiny = root / "models" / "own" / "tiny"
+    for name in ("config.json", "tokenizer.json", "merges.txt", "pytorch_model.bin", "onnx/a.json"):
+        put(tiny / name, f"{{}}{name}")
+    put(tiny / "README.md", "---\nlicense: mit\n---\nA model.\n")
+    put(tiny / "model.safetensors", b"weights" * 1000)
+    put(root / "models" / "own" / "pickled" / "pytorch_model.bin", b"pickle")
+    glue = root / "datasets" / "own" / "glue"
+    put(glue / "README.md", CARD)
+    for name in ("rte/train", "rte/validation", "sst2/validation"):
+        (glue / name).parent.mkdir(exist_ok=True)
+        pd.DataFrame({"text": [name]}).to_parquet(glue / f"{name}-00000-of-00001.parquet")
+    put(root / "plain" / "facts.json", json.dumps([{"fact": n} for n in range(5000)]))
+    with serving(root) as running:
+        yield running
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data"
+
+
+def bring(root, server, *needs, **options):
+    return list(fetch(root, needs, hub=Hub(server.address), **options))
+
+
+def names(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def plain(server, monkeypatch):
+    """Makes a need of a plain file of the server, of which the catalogue knows the address."""
+
+    def make(name="facts.json", url="facts.json", member=None):
+        file = PlainFile(
+            name=name, url=f"{server.address}/{url}", licence="MIT", commit="c0ffee", member=member
+        )
+        monkeypatch.setattr(catalogue, "TASK_FILES", {**catalogue.TASK_FILES, name: file})
+        return Need(kind="files", name=name, group="task", option="own")
+
+    return make
+
+
+def test_a_model_comes_with_weights_tokenizer_card_and_no_other_formats(server, root):
+    (outcome,) = bring(root, server, MODEL)
+    folder = root / "models" / "own" / "tiny"
+    expected = {"config.json", "tokenizer.json", "merges.txt", "README.md", "model.safetensors"}
+    assert names(folder) == expected
+    assert (outcome.done, outcome.licence) == ("brought", "mit")
+    entry = manifest.read(root)["models/own/tiny"]
+    assert (entry.commit, entry.licence, entry.source) == (COMMIT, "mit", "own/tiny")
+    assert set(entry.files) == expected
+    for name, facts in entry.files.items():
+        content = (folder / name).read_bytes()
+        assert facts.sha256 == hashlib.sha256(content).hexdigest()
+        assert facts.size == len(content)
+
+
+def test_the_same_command_again_asks_nobody(server, root, plain):
+    needs = (MODEL, RTE, plain())
+    bring(root, server, *needs)
+    written = manifest.read(root)
+    server.asked.clear()
+    assert {outcome.done for outcome in bring(root, server, *needs)} == {"there"}
+    assert server.asked == []
+    assert manifest.read(root) == written
+    assert not (root / ".part").exists()
+
+
+def test_a_dry_run_tells_sizes_and_writes_nothing(server, root, plain):
+    outcomes = bring(root, server, MODEL, plain(), dry_run=True)
+    assert [o.done for o in outcomes] == ["wanted", "wanted"]
+    assert outcomes[0].size > 7000
+    assert outcomes[1].size == (server.root / "plain" / "facts.json").stat().st_size
+    assert not root.exists()
+
+
+def test_a_subset_of_a_data_set_comes_alone_and_another_one_joins_it(server, root):
+    bring(root, server, RTE)
+    folder = root / "datasets" / "own" / "glue"
+    first = {"README.md", *(f"rte/{s}-00000-of-00001.parquet" for s in ("train", "validation"))}
+    assert names(folder) == first
+    server.asked.clear()
+    bring(root, server, RTE, SST2)
+    assert names(folder) == first | {"sst2/validation-00000-of-00001.parquet"}
+    assert [a for a in server.asked if "/rte/" in a] == []
+    assert manifest.read(root)["datasets/own/glue"].parts == ("rte", "sst2")
+
+
+def test_single_files_are_not_taken_for_the_whole_subset(server, root):
+    one = Need(
+        kind="datasets",
+        name="own/glue",
+        subset="rte",
+        only=("rte/train-00000-of-00001.parquet",),
+        group="moments",
+        option="quick",
+    )
+    bring(root, server, one)
+    entry = manifest.read(root)["datasets/own/glue"]
+    assert entry.parts == ()
+    assert set(entry.files) == {*one.only, "README.md"}
+    assert bring(root, server, one)[0].done == "there"
+    assert bring(root, server, RTE)[0].done == "brought"
+
+
+def test_a_lost_file_is_brought_again_alone(server, root):
+    bring(root, server, MODEL)
+    (root / "models" / "own" / "tiny" / "merges.txt").unlink()
+    server.asked.clear()
+    (outcome,) = bring(root, server, MODEL)
+    assert (outcome.done, outcome.changed) == ("brought", ())
+    assert {a.split("/")[-1] for a in server.asked if "/resolve/" in a} == {"merges.txt"}
+
+
+def test_a_model_without_safetensors_is_refused_with_the_conversion_and_the_rest_comes(
+    server, root
+):
+    refused, brought = bring(root, server, PICKLED, MODEL)
+    assert isinstance(refused, FetchError)
+    assert "no safetensors weights" in str(refused)
+    assert "save_pretrained('converted')" in str(refused)
+    assert brought.done == "brought"
+    assert list(manifest.read(root)) == ["models/own/tiny"]
+
+
+def test_what_does_not_exist_is_said(server, root):
+    (error,) = bring(root, server, Need(kind="models", name="own/none", group="model", option="x"))
+    assert "own/none" in str(error)
+    assert isinstance(error, FetchError)
+    assert not (root / "models").exists()
+
+
+def test_another_revision_of_what_is_there_is_refused(server, root):
+    bring(root, server, MODEL)
+    other = Need(kind="models", name="own/tiny", revision="v2", group="model", option="x")
+    (error,) = bring(root, server, other)
+    assert "holds revision main and v2 is asked for" in str(error)
+
+
+def test_off_line_flags_are_named_as_the_reason(server, root, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (error,) = bring(root, server, MODEL)
+    assert "HF_HUB_OFFLINE=1 is set" in str(error)
+
+
+def test_an_interrupted_download_leaves_no_half_file_and_goes_on_where_it_stopped(
+    server, root, plain, monkeypatch
+):
+    need, served = plain(), (server.root / "plain" / "facts.json").read_bytes()
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    server.break_after = 1000
+    (error,) = bring(root, server, need)
+    assert "goes on where this one stopped" in str(error)
+    assert not (root / "files").exists() or names(root / "files") == set()
+    assert manifest.read(root) == {}
+    assert (root / ".part" / "files" / "facts.json").stat().st_size == 1000
+    (outcome,) = bring(root, server, need)
+    assert outcome.done == "brought"
+    assert (root / "files" / "facts.json").read_bytes() == served
+    facts = manifest.read(root)["files/facts.json"].files["facts.json"]
+    assert facts.sha256 == hashlib.sha256(served).hexdigest()
+
+
+def test_a_broken_connection_is_tried_again_by_itself(server, root, plain):
+    server.break_after = 1000
+    (outcome,) = bring(root, server, plain())
+    assert outcome.done == "brought"
+    assert server.asked == ["GET facts.json"] * 2
+
+
+def test_a_file_that_is_another_one_at_its_source_is_reported(server, root, plain):
+    need = plain()
+    bring(root, server, need)
+    (root / "files" / "facts.json").unlink()
+    put(server.root / "plain" / "facts.json", "[]")
+    (outcome,) = bring(root, server, need)
+    assert outcome.changed == ("facts.json",)
+
+
+def test_folders_of_one_archive_are_taken_out_of_one_download(server, root, plain, tmp_path):
+    for split in ("dev", "train"):
+        for n in range(3):
+            put(tmp_path / "repo" / "data" / split / f"{split}_{n}.txt", f"{split} {n}")
+    put(tmp_path / "repo" / "data" / "dev" / "deeper" / "x.txt", "x")
+    with tarfile.open(server.root / "plain" / "all.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "repo", "repo-1")
+    needs = [plain(f"set/{s}", "all.tar.gz", f"repo-1/data/{s}") for s in ("dev", "train")]
+    bring(root, server, *needs)
+    assert names(root / "files") == {
+        f"set/{s}/{s}_{n}.txt" for s in ("dev", "train") for n in range(3)
+    }
+    assert (root / "files" / "set" / "dev" / "dev_1.txt").read_text() == "dev 1"
+    assert server.asked == ["GET all.tar.gz"]
+    assert len(manifest.read(root)["files/set/dev"].files) == 3
+    assert not (root / ".part").exists()
+
+
+def test_only_https_is_fetched_but_from_this_machine(tmp_path):
+    with pytest.raises(FetchError, match="only https"):
+        downloads.download("http://example.org/x", tmp_path / "x")
+
+
+@pytest.fixture
+def run(server, root, plain, monkeypatch):
+    """`edit-sweeps data ...` on the stand-ins."""
+    monkeypatch.setattr("edit_sweeps.fetch.Hub", lambda: Hub(server.address))
+    monkeypatch.setenv(home.HOME_VARIABLE, str(PROJECT))
+    monkeypatch.setenv("EDIT_SWEEPS_DATA", str(root))
+    return lambda *arguments: CliRunner().invoke(cli.app, ["data", *arguments])
+
+
+def test_the_command_brings_lists_and_checks(run, root):
+    done = run("fetch", "--model", "own/tiny")
+    assert done.exit_code == 0, done.output
+    assert "models/own/tiny: brought" in done.stdout
+    assert f"export EDIT_SWEEPS_DATA={root}" in done.stdout
+    listed = run("list").stdout
+    assert "models/own/tiny" in listed
+    assert "mit" in listed
+    assert COMMIT[:10] in listed
+    assert "0 of 5 files" in run("check").stdout
+    with (root / "models" / "own" / "tiny" / "model.safetensors").open("r+b") as file:
+        file.write(b"W")
+    checked = run("check")
+    assert checked.exit_code == 1
+    assert "models/own/tiny/model.safetensors has changed" in checked.stdout
+    assert "1 of 5 files" in checked.stdout
+
+
+def test_what_fails_is_told_and_the_exit_code_says_so(run):
+    done = run("fetch", "--model", "own/pickled,own/tiny")
+    assert done.exit_code == 1
+    assert "no safetensors" in done.stderr
+    assert "models/own/tiny: brought" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nothing is asked for"),
+        (("--model", "gpt2-xll"), "did you mean gpt2-xl?"),
+        (("--model", "custom"), "pretrained is to be given"),
+        (("--task", "custom"), "custom.name is to be given"),
+        (("--dataset", "counterfct"), "did you mean counterfact?"),
+        (("--moments", "quik"), "did you mean quick?"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_what_was_meant(run, arguments, said):
+    done = run("fetch", *arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_what_comes_with_the_package_is_said_to_need_nothing(run, root):
+    done = run("fetch", "--model", "miniature", "--task", "miniature", "--dataset", "jsonl")
+    assert done.exit_code == 0
+    assert done.stdout.count("nothing to fetch") == 3
+
+
+def test_on_line_the_hub_names_the_commit_that_enters_keys(server, tmp_path):
+    code = (
+        "from edit_sweeps.hub_cache import commit_of\n"
+        "for kind, name in (('models', 'own/tiny'), ('datasets', 'own/glue'), ('models', 'own/none')):\n"
+        "    print(commit_of(kind, name, None))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if "OFFLINE" not in k}
+    environment |= {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "hf")}
+    command = [sys.executable, "-c", code]
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == [COMMIT, COMMIT, "None"], done.stderr
+        assert sum("config.json" in request for request in server.asked) <= 4
