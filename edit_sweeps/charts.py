@@ -6,7 +6,7 @@ was used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 from statistics import fmean
@@ -14,6 +14,7 @@ from typing import Any
 
 import altair as alt
 
+from edit_sweeps.across_seeds import DOCUMENTS, Estimate
 from edit_sweeps.record import Comparison, Score
 from edit_sweeps.table import EDIT, CellView, headlines, loss_is_sure, mean_retention
 
@@ -110,14 +111,17 @@ def series_of(cells: Iterable[CellView]) -> list[Series]:
 Measured = tuple[Score, Comparison | None]
 """A score, and its comparison with the unedited model where there is one."""
 Measure = Callable[[CellView], Measured | None]
+Estimates = Mapping[tuple[str, int], Estimate]
+"""Label of the series and number of edits -> mean over the seeds with its interval."""
 
 
-def points(series: Sequence[Series], measure: Measure) -> list[Point]:
+def points(series: Sequence[Series], measure: Measure, estimates: Estimates) -> list[Point]:
     """One point for each series and number of edits, over the seeds.
 
     Args:
         series: In the order of the page.
         measure: From a cell to its score and comparison, or None.
+        estimates: Of what is measured, where there are several seeds.
     """
     found = []
     for number, one in enumerate(series):
@@ -129,7 +133,7 @@ def points(series: Sequence[Series], measure: Measure) -> list[Point]:
                 by_count.setdefault(cell.num_edits, []).append((cell, measured))
         for count, seeds in by_count.items():
             place = {"series": one.label, "edits": count, "x": round(count * shift, 4)}
-            found.append(place | merge(seeds))
+            found.append(place | merge(seeds, estimates.get((one.label, count))))
     return found
 
 
@@ -156,15 +160,21 @@ def of_edits(metric: str) -> Measure:
     return measure
 
 
-def merge(found: Sequence[tuple[CellView, Measured]]) -> Point:
+def merge(found: Sequence[tuple[CellView, Measured]], estimate: Estimate | None) -> Point:
     """Cells that differ in their seed only, as one point.
 
-    One seed: its score and 95 % interval. Several: their mean, lowest and highest.
+    One seed: its score and 95 % interval. Several: their mean and the interval of `estimate`;
+    without one, their lowest and highest.
     """
     scores = [score for _, (score, _) in found]
     values = [score.value for score in scores if score.value is not None]
-    alone = scores[0] if len(scores) == 1 else None
-    low, high = (alone.low, alone.high) if alone else (min(values), max(values))
+    low: float | None = min(values)
+    high: float | None = max(values)
+    over = "lowest to highest seed"
+    if len(scores) == 1:
+        low, high, over = scores[0].low, scores[0].high, DOCUMENTS
+    elif estimate is not None and estimate.low is not None and estimate.high is not None:
+        low, high, over = estimate.low, estimate.high, estimate.covers
     value = fmean(values)
     before = [c.baseline for _, (_, c) in found if c is not None and c.baseline is not None]
     return {
@@ -175,6 +185,7 @@ def merge(found: Sequence[tuple[CellView, Measured]]) -> Point:
         "sure": all(c is not None and loss_is_sure(score, c) for _, (score, c) in found),
         "state": ", ".join(sorted({cell.state for cell, _ in found})),
         "seeds": len(found),
+        "over": over,
     }
 
 
@@ -231,6 +242,7 @@ def marks(base: Any, series: Sequence[Series]) -> Any:
             alt.Tooltip("series:N", title="edited by"),
             alt.Tooltip("edits:Q"),
             *(alt.Tooltip(f"{k}:Q", title=v, format=".3f") for k, v in figures.items()),
+            alt.Tooltip("over:N", title="interval over"),
             alt.Tooltip("seeds:Q"),
             alt.Tooltip("state:N"),
         ],
@@ -238,7 +250,7 @@ def marks(base: Any, series: Sequence[Series]) -> Any:
 
 
 def trade_off(series: Sequence[Series]) -> Spec:
-    """Efficacy against mean retention, one point a cell; the path of a series follows its edits."""
+    """Efficacy against mean retention, one point a cell; a path for each seed follows its edits."""
     found = [point for one in series for point in trade_off_points(one)]
     across, upwards = (around([point[name] for point in found]) for name in ("retention", "value"))
     base = (
@@ -253,7 +265,9 @@ def trade_off(series: Sequence[Series]) -> Spec:
             order="edits:Q",
         )
     )  # fmt: skip
-    path = base.mark_line(strokeWidth=1.5, opacity=0.5).encode(strokeDash=dash_of(series))
+    path = base.mark_line(strokeWidth=1.5, opacity=0.5).encode(
+        strokeDash=dash_of(series), detail="seed:N"
+    )
     dots = base.mark_point(size=70, filled=True, opacity=1).encode(
         shape=shape_of(series),
         tooltip=["series:N", "edits:Q", "value:Q", "retention:Q", "seed:Q", "state:N"],

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from edit_sweeps.curves import Point, curves, edit_estimates, estimates_of, write_curves
 from edit_sweeps.summary import (
     counted,
     difference_told,
@@ -19,6 +20,7 @@ from edit_sweeps.summary import (
     short,
     value_told,
 )
+from edit_sweeps.survival import SurvivalRow, near_chance, survival_rows
 from edit_sweeps.table import (
     CELL_COLUMNS,
     SCORE_COLUMNS,
@@ -26,11 +28,13 @@ from edit_sweeps.table import (
     headlines,
     loss_is_sure,
     mean_retention,
+    p_holm,
     read_cells,
     rows_of,
     task_errors,
     write_table,
 )
+from edit_sweeps.trends import write_trends
 
 __all__ = ["print_summary", "write_report"]
 
@@ -90,6 +94,9 @@ class ModelPage:
     Attributes:
         series: See `charts.Series`.
         tasks: Full name -> short name, in the order of the records.
+        survival: Half-lives, a row for each series that has several counts.
+        near_chance: Task -> whether the unedited model is not surely above chance.
+        several_seeds: Whether some point of some curve is a mean over seeds.
     """
 
     name: str
@@ -97,13 +104,16 @@ class ModelPage:
     tasks: dict[str, str]
     found: list[str]
     heat: list[HeatRow]
+    survival: list[SurvivalRow]
+    near_chance: Mapping[str, bool]
+    several_seeds: bool
     task_panels: list[Panel] = field(default_factory=list)
     edit_panels: list[Panel] = field(default_factory=list)
     trade_off: Panel | None = None
 
 
 def write_report(study: Path, planned: Planned = None) -> Path:
-    """Write `report.html` and `table.csv` of `study`.
+    """Write `report.html`, `table.csv`, `curves.csv` and `trends.csv` of `study`.
 
     Args:
         study: `outputs/<study>`.
@@ -112,22 +122,34 @@ def write_report(study: Path, planned: Planned = None) -> Path:
     Returns:
         The report's path.
     """
+    from edit_sweeps.charts import series_of
+
     write_table(study, planned)
+    cells = read_cells(study, planned)
+    found = {n: curves(study, series_of(own), own) for n, own in by_model(cells).items()}
+    write_curves(study, found)
+    write_trends(study, found)
     path = study / REPORT_FILE
     aside = path.with_name(f".{REPORT_FILE}.{os.getpid()}")
-    aside.write_text(render(study.name, read_cells(study, planned)), encoding="utf-8")
+    aside.write_text(render(study.name, cells, found), encoding="utf-8")
     aside.replace(path)
     return path
 
 
-def render(study: str, cells: Sequence[CellView]) -> str:
-    """The page, with the one copy of the charts' JavaScript in it."""
+def render(study: str, cells: Sequence[CellView], found: Mapping[str, Sequence[Point]]) -> str:
+    """The page, with the one copy of the charts' JavaScript in it.
+
+    Args:
+        study: Its name.
+        cells: All cells.
+        found: Model -> points of its curves.
+    """
     import jinja2
 
     from edit_sweeps.charts import CONFIG, N_COLORS
 
     specs: dict[str, Any] = {}
-    pages = [model_page(name, members, specs) for name, members in by_model(cells).items()]
+    pages = [model_page(name, own, found[name], specs) for name, own in by_model(cells).items()]
     loader = jinja2.PackageLoader("edit_sweeps")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -174,8 +196,10 @@ def by_model(cells: Iterable[CellView]) -> dict[str, list[CellView]]:
     return found
 
 
-def model_page(name: str, cells: Sequence[CellView], specs: dict[str, Any]) -> ModelPage:
-    """Panels, findings and heat table of one model; adds the charts to `specs`."""
+def model_page(
+    name: str, cells: Sequence[CellView], curve: Sequence[Point], specs: dict[str, Any]
+) -> ModelPage:
+    """Panels, findings and tables of one model; adds the charts to `specs`."""
     from edit_sweeps import charts
 
     series = charts.series_of(cells)
@@ -186,6 +210,9 @@ def model_page(name: str, cells: Sequence[CellView], specs: dict[str, Any]) -> M
         tasks=tasks,
         found=[text for one in series for text in findings(one.label, one.cells)],
         heat=heat_rows([(one.label, cell) for one in series for cell in one.cells], list(tasks)),
+        survival=survival_rows(curve, list(tasks)),
+        near_chance=near_chance(cells, tasks),
+        several_seeds=any(len(point.seeds) > 1 for point in curve),
     )
 
     def add(title: str, full_name: str, spec: Any) -> Panel:
@@ -194,12 +221,17 @@ def model_page(name: str, cells: Sequence[CellView], specs: dict[str, Any]) -> M
         return panel
 
     for task, title in tasks.items():
-        found = charts.points(series, charts.of_task(task))
+        found = charts.points(series, charts.of_task(task), estimates_of(curve, task))
         if found:
             spec = charts.panel(found, series, chance=chance_of(cells, task), hollow=True)
             page.task_panels.append(add(f"{title} · {metric_of(cells, task)}", task, spec))
     for metric, title in EDIT_PANELS.items():
-        found = charts.points(series, charts.of_edits(metric))
+        drawn = {
+            (one.label, n): e
+            for one in series
+            for n, e in edit_estimates(one.cells, metric).items()
+        }
+        found = charts.points(series, charts.of_edits(metric), drawn)
         if found:
             spec = charts.panel(found, series)
             page.edit_panels.append(add(title, metric, spec))
@@ -255,6 +287,9 @@ def heat_cell(cell: CellView, task: str) -> HeatCell:
         return HeatCell(None, sure=False, told=told, state="failed" if failed else "missing")
     metric, score, compared = found
     told = f"{metric} {value_told(score)}, {difference_told(compared)}"
+    adjusted = p_holm(cell.record).get(task)
+    if compared.p is not None and adjusted is not None:
+        told += f", p {compared.p:.2g}, by Holm {adjusted:.2g}"
     return HeatCell(compared.retention, sure=loss_is_sure(score, compared), told=told)
 
 

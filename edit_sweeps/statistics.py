@@ -1,4 +1,4 @@
-"""How sure a score is and what an edit cost: intervals, paired differences, tests, retention.
+"""How sure a score is and what an edit cost: intervals, paired differences, tests, retention, Holm.
 
 Every function is deterministic: what resamples takes a seed and goes through the documents in the
 order of their ids.
@@ -8,6 +8,7 @@ Methods:
     a paired difference (2012, J. Educ. Behav. Stat. 37, 479), McNemar's exact test.
     Everything else: percentile bootstrap over documents, widened for few documents as Hesterberg
     proposes (2015, Am. Stat. 69, 371), and a paired permutation test.
+    Several tests: Holm's adjusted p values.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from edit_sweeps.aggregations import AGGREGATIONS, Aggregation
 from edit_sweeps.record import Comparison, Score
 
 Array = NDArray[np.float64]
@@ -33,41 +35,6 @@ Interval = tuple[float | None, float | None, float]
 
 CHUNK = 2**20
 """Numbers that a resampling step holds in memory at a time."""
-
-
-def _mean(samples: Array) -> Array:
-    return np.asarray(samples[..., 0].mean(axis=-1))
-
-
-def _micro_f1(samples: Array) -> Array:
-    """2 tp / (2 tp + fp + fn) over the sums; 0 where nothing was to be found and nothing was."""
-    tp, fp, fn = np.moveaxis(samples.sum(axis=-2), -1, 0)
-    total = 2 * tp + fp + fn
-    return np.asarray(np.divide(2 * tp, total, out=np.zeros_like(total), where=total != 0))
-
-
-def _perplexity(samples: Array) -> Array:
-    return np.asarray(np.exp(-_mean(samples)))
-
-
-def _bits_per_byte(samples: Array) -> Array:
-    log_likelihood, length = np.moveaxis(samples.sum(axis=-2), -1, 0)
-    return np.asarray(-log_likelihood / length / math.log(2))
-
-
-def _weighted_perplexity(samples: Array) -> Array:
-    return np.asarray(np.exp2(_bits_per_byte(samples)))
-
-
-AGGREGATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "mean": _mean,
-    "micro_f1": _micro_f1,
-    "perplexity": _perplexity,
-    "weighted_perplexity": _weighted_perplexity,
-    "bits_per_byte": _bits_per_byte,
-}
-"""How documents become a score: `[..., docs, k] -> [...]`. A document holds `[value]` (mean),
-`[tp, fp, fn]` (micro_f1), `[log-likelihood]` in nats (perplexity) or `[log-likelihood, length]`."""
 
 
 def make_score(
@@ -109,8 +76,9 @@ def summarise(
             return None, None, None
         if aggregation == "mean" and _is_binary(values):
             return value, *_wilson(int(values.sum()), len(values))
+        counted = aggregate.counted(values)
         return value, *_bootstrap(
-            lambda draw: aggregate(values[draw]), len(values), seed, resamples
+            lambda draw: aggregate.of_counted(counted[draw]), len(values), seed, resamples
         )
 
 
@@ -167,6 +135,26 @@ def retention(baseline: float, edited: float, chance: float | None) -> float | N
     return (edited - chance) / (baseline - chance)
 
 
+def ratio(compared: Comparison) -> float | None:
+    """The edited score over the unedited one: the paper's own measure; None where that is 0 or unknown."""
+    if compared.difference is None or not compared.baseline:
+        return None
+    return (compared.baseline + compared.difference) / compared.baseline
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p values, in the order of `p` (Holm 1979, Scand. J. Stat. 6, 65).
+
+    The probability that any of several true null hypotheses has one below .05 is at most .05,
+    however the tests hang together.
+    """
+    order = np.argsort(p, kind="stable")
+    raised = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raised))
+    return [float(value) for value in adjusted]
+
+
 def _compare_values(baseline: Score, edited: Score) -> Comparison:
     """Without samples: the difference of the two values and the retention."""
     if baseline.value is None or edited.value is None:
@@ -205,14 +193,15 @@ def _compare_binary(before: Array, after: Array) -> Interval:
 
 
 def _compare_resampled(
-    before: Array, after: Array, aggregate: Callable[[Array], Array], seed: int, resamples: int
+    before: Array, after: Array, aggregation: Aggregation, seed: int, resamples: int
 ) -> Interval:
     """Bootstrap interval of the difference of paired samples `[docs, k]`; a permutation test's p.
 
     Under the null hypothesis the two answers to a document can be exchanged: each permutation
     exchanges those of a random half. The observed arrangement counts as one, so p is never 0.
     """
-    n = len(before)
+    n, aggregate = len(before), aggregation.of_counted
+    before, after = aggregation.counted(before), aggregation.counted(after)
     low, high = _bootstrap(
         lambda draw: aggregate(after[draw]) - aggregate(before[draw]), n, seed, resamples
     )

@@ -9,7 +9,15 @@ from statistics import fmean
 from typing import Any
 
 from edit_sweeps.record import Comparison, Record, Score
-from edit_sweeps.table import EDIT, CellView, headlines, mean_retention, read_cells, tasks_lost
+from edit_sweeps.table import (
+    EDIT,
+    CellView,
+    headlines,
+    mean_retention,
+    read_cells,
+    tasks_lost,
+    tasks_lost_by_holm,
+)
 
 UNKNOWN = "–"
 
@@ -86,7 +94,8 @@ def loss_told(records: Sequence[Record]) -> Iterator[str]:
     compared = [len(headlines(record)) for record in records if record.comparisons]
     if any(compared):
         lost = fmean(len(tasks_lost(record)) for record in records)
-        yield f"{lost:g} of {max(compared)} tasks lost"
+        by_holm = fmean(len(tasks_lost_by_holm(record)) for record in records)
+        yield f"{lost:g} of {max(compared)} tasks lost ({by_holm:g} by Holm)"
     kept = [value for value in map(mean_retention, records) if value is not None]
     if kept:
         yield f"mean retention {short(fmean(kept))}"

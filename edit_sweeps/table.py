@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edit_sweeps.aggregations import LOWER_IS_BETTER
 from edit_sweeps.cell import FAILURE_FILE, RECORD_FILE, is_baseline
 from edit_sweeps.record import Comparison, Record, Score
+from edit_sweeps.statistics import holm, ratio
 
 TABLE_FILE = "table.csv"
 PLAN_FILE = "plan.json"
@@ -24,12 +26,12 @@ CELL_COLUMNS = (
 )  # fmt: skip
 SCORE_COLUMNS = (
     "task", "metric", "n", "value", "low", "high", "baseline", "difference", "difference_low",
-    "difference_high", "chance", "retention", "invalid",
+    "difference_high", "p", "p_holm", "chance", "retention", "ratio", "invalid",
 )  # fmt: skip
 COLUMNS = CELL_COLUMNS + SCORE_COLUMNS
 
-LOWER_IS_BETTER = frozenset({"perplexity", "weighted_perplexity", "bits_per_byte"})
-"""Aggregations of `Score` where a rise is a loss."""
+SURE = 0.05
+"""A task is lost by Holm's count when its adjusted p is below this."""
 
 Z_95 = 1.959964
 """Half the width of a normal distribution's 95 % interval, in standard deviations."""
@@ -198,10 +200,13 @@ def rows_of(view: CellView) -> Iterator[Row]:
     if record is None or not view.scored:
         yield cell
         return
+    adjusted = p_holm(record)
     for task, metrics in record.scores.items():
+        chief = headline(metrics)
         for metric, score in metrics.items():
             compared = record.comparisons.get(task, {}).get(metric, NO_COMPARISON)
-            yield cell | {"task": task, "metric": metric} | score_columns(score, compared)
+            p = {"p_holm": adjusted.get(task) if metric == chief else None}
+            yield cell | {"task": task, "metric": metric} | score_columns(score, compared) | p
     for task in task_errors(record):
         if task not in record.scores:
             yield cell | {"task": task}
@@ -223,8 +228,10 @@ def score_columns(score: Score, compared: Comparison) -> Row:
         "difference": compared.difference,
         "difference_low": compared.low,
         "difference_high": compared.high,
+        "p": compared.p,
         "chance": score.chance,
         "retention": compared.retention,
+        "ratio": ratio(compared),
         "invalid": score.invalid,
     }
 
@@ -288,6 +295,28 @@ def mean_retention_interval(record: Record) -> tuple[float, float] | None:
 def tasks_lost(record: Record) -> list[str]:
     """Tasks whose headline metric got worse with a paired 95 % interval that excludes zero."""
     return [task for task, (_, score, c) in headlines(record).items() if loss_is_sure(score, c)]
+
+
+def tasks_lost_by_holm(record: Record) -> list[str]:
+    """Tasks whose headline metric got worse with an adjusted p below .05."""
+    adjusted = p_holm(record)
+    return [
+        task
+        for task, (_, score, compared) in headlines(record).items()
+        if adjusted.get(task, 1.0) < SURE and is_worse(score, compared)
+    ]
+
+
+def p_holm(record: Record) -> dict[str, float]:
+    """Task -> Holm's adjusted p of its headline metric, over the tasks of the cell that have a test."""
+    tests = {task: c.p for task, (_, _, c) in headlines(record).items() if c.p is not None}
+    return dict(zip(tests, holm(list(tests.values())), strict=True))
+
+
+def is_worse(score: Score, compared: Comparison) -> bool:
+    """Whether the difference is a loss, sure or not."""
+    change = compared.difference or 0.0
+    return change > 0 if score.aggregation in LOWER_IS_BETTER else change < 0
 
 
 def loss_is_sure(score: Score, compared: Comparison) -> bool:

@@ -56,6 +56,11 @@ def interval(value: float, n: int = N) -> tuple[float, float]:
     return max(0.0, value - half), min(1.0, value + half)
 
 
+def normal_p(difference: float, half: float) -> float:
+    """The p value that a normal 95 % interval of that half width goes with."""
+    return math.erfc(abs(difference) / half * 1.96 / math.sqrt(2))
+
+
 def provenance(attempts: int = 1) -> dict[str, Any]:
     """As run.py writes it."""
     return {
@@ -99,7 +104,9 @@ def make_record(
             diff = value - base
             retention = (value - chance) / (base - chance)
             record.comparisons[task] = {
-                metric: Comparison(base, diff, diff - half, diff + half, 0.01, retention, N)
+                metric: Comparison(
+                    base, diff, diff - half, diff + half, normal_p(diff, half), retention, N
+                )
             }
     if not baseline:
         add_edits(record, kept, num_edits)

@@ -13,16 +13,20 @@ from dataclasses import replace
 import pytest
 
 from edit_sweeps import charts, summary
+from edit_sweeps.across_seeds import Estimate
 from edit_sweeps.record import Comparison, Record, Score
 from edit_sweeps.report import print_summary, short_names, write_report
+from edit_sweeps.statistics import holm, ratio
 from edit_sweeps.table import (
     headline,
     loss_is_sure,
     mean_retention,
     mean_retention_interval,
+    p_holm,
     read_cells,
     rows,
     tasks_lost,
+    tasks_lost_by_holm,
     write_table,
 )
 from tests.synthetic_study import (
@@ -57,8 +61,11 @@ COLUMNS = [
     "difference",
     "difference_low",
     "difference_high",
+    "p",
+    "p_holm",
     "chance",
     "retention",
+    "ratio",
     "invalid",
 ]
 
@@ -116,7 +123,8 @@ def test_the_table_has_one_row_for_each_cell_task_and_metric(study):
     numbers = {
         "n": score.n, "value": score.value, "low": score.low, "high": score.high, "chance": score.chance,
         "invalid": score.invalid, "baseline": compared.baseline, "difference": compared.difference,
-        "difference_low": compared.low, "difference_high": compared.high, "retention": compared.retention,
+        "difference_low": compared.low, "difference_high": compared.high, "retention": compared.retention, "p": compared.p,
+        "p_holm": p_holm(record)["miniature_nli"], "ratio": ratio(compared),
     }  # fmt: skip
     assert {name: float(row[name]) for name in numbers} == numbers
     text = ("state", "model", "regularizer", "dataset", "edits", "batch_size", "seed", "overrides")
@@ -262,6 +270,32 @@ def test_headline_figures_leave_the_edits_and_side_metrics_out():
     assert headline({}) is None
 
 
+def test_holm_is_over_the_headlines_of_one_cell_and_counts_fewer_losses_than_the_intervals(
+    tmp_path,
+):
+    record = make_record("rome", 30)
+    for place, (task, (metric, *_)) in enumerate(TASKS.items()):
+        found = record.comparisons[task]
+        found[metric] = replace(
+            found[metric], difference=-0.1, low=-0.2, high=-0.01, p=0.004 * place + 0.001
+        )
+        found["nll"] = replace(found[metric], p=1e-9)
+    tests = [record.comparisons[task][metric].p for task, (metric, *_) in TASKS.items()]
+    assert p_holm(record) == dict(zip(TASKS, holm(tests), strict=True))
+    assert len(tasks_lost(record)) == 8
+    assert tasks_lost_by_holm(record) == list(TASKS)[:2]  # .001 x 8, .005 x 7, then .009 x 6 > .05
+    better = record.comparisons["miniature_reasoning"]
+    better["exact_match"] = replace(better["exact_match"], difference=0.1, low=0.01, high=0.2)
+    assert tasks_lost_by_holm(record) == list(TASKS)[1:2]
+    save(tmp_path, record)
+    table = [row for row in rows(tmp_path) if row["task"] in TASKS]
+    assert {row["metric"] for row in table if row["p_holm"] is None} == {"nll"}
+    untested = record.comparisons["miniature_ner"]
+    untested["f1"] = replace(untested["f1"], p=None)
+    assert "miniature_ner" not in p_holm(record)
+    assert p_holm(record)["miniature_reasoning"] == pytest.approx(0.007), "a family of seven now"
+
+
 # The charts
 
 
@@ -287,7 +321,7 @@ def test_series_are_told_apart_by_what_differs_and_only_by_that(tmp_path):
 
 def test_a_line_has_a_point_for_each_scored_cell_only(study):
     series = charts.series_of(read_cells(study))
-    found = charts.points(series, charts.of_task("miniature_nli"))
+    found = charts.points(series, charts.of_task("miniature_nli"), {})
     assert {(p["series"], p["edits"]) for p in found} == {
         (e, n) for e in ("rome", "memit") for n in COUNTS
     } - {FAILED, MISSING}
@@ -298,15 +332,19 @@ def test_a_line_has_a_point_for_each_scored_cell_only(study):
     assert len(set(places)) == len(places), "points of two series hide each other"
 
 
-def test_seeds_are_one_point_with_their_range(tmp_path):
+def test_seeds_are_one_point_with_the_interval_that_was_made_for_them(tmp_path):
     records = [make_record("rome", 10, seed) for seed in (0, 1, 2)]
     save(tmp_path, *records)
     series = charts.series_of(read_cells(tmp_path))
-    (point,) = charts.points(series, charts.of_task("miniature_ner"))
+    measure, made = charts.of_task("miniature_ner"), Estimate(0.5, 0.2, 0.7, "seeds and documents")
+    (point,) = charts.points(series, measure, {("rome", 10): made})
     values = [record.scores["miniature_ner"]["f1"].value for record in records]
     assert point["value"] == pytest.approx(sum(values) / 3, abs=1e-5)
-    assert (point["low"], point["high"]) == pytest.approx((min(values), max(values)), abs=1e-5)
+    assert (point["low"], point["high"], point["over"]) == (0.2, 0.7, "seeds and documents")
     assert point["seeds"] == 3
+    (bare,) = charts.points(series, measure, {})
+    assert (bare["low"], bare["high"]) == pytest.approx((min(values), max(values)), abs=1e-5)
+    assert bare["over"] == "lowest to highest seed"
 
 
 def test_every_chart_is_valid_vega_lite_and_draws_its_points(page):
@@ -416,10 +454,10 @@ def test_the_finding_of_a_series_is_that_of_its_last_scored_cell(study):
         for one in charts.series_of(read_cells(study))
     }
     assert told["rome"] == [
-        "rome at 300 edits: efficacy 0.60 [0.55, 0.66]; 8 of 8 tasks lost; mean retention 0.02; the model collapsed."
+        "rome at 300 edits: efficacy 0.60 [0.55, 0.66]; 8 of 8 tasks lost (8 by Holm); mean retention 0.02; the model collapsed."
     ]
     assert told["memit"] == [
-        "memit at 100 edits: efficacy 0.95 [0.90, 0.99]; 8 of 8 tasks lost; mean retention 0.87; no scores at 300."
+        "memit at 100 edits: efficacy 0.95 [0.90, 0.99]; 8 of 8 tasks lost (8 by Holm); mean retention 0.87; no scores at 300."
     ]
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edit_sweeps.record import Score
+from edit_sweeps.record import Comparison, Score
 from edit_sweeps.statistics import (
-    AGGREGATIONS,
     VALUE_ONLY,
     compare,
+    holm,
     make_score,
+    ratio,
     retention,
     summarise,
 )
@@ -24,34 +25,6 @@ def binary(values):
 def scored(rows, aggregation="mean"):
     rows = np.asarray(rows, dtype=float).reshape(len(rows), -1)
     return make_score({str(i): row.tolist() for i, row in enumerate(rows)}, aggregation, chance=0.0)
-
-
-def test_aggregations_are_vectorised_over_leading_axes():
-    rng = np.random.default_rng(0)
-    width = {"micro_f1": 3, "weighted_perplexity": 2, "bits_per_byte": 2}
-    for name, aggregate in AGGREGATIONS.items():
-        samples = rng.integers(1, 9, (4, 5, 7, width.get(name, 1))).astype(float)
-        one_by_one = [[float(aggregate(samples[i, j])) for j in range(5)] for i in range(4)]
-        np.testing.assert_allclose(aggregate(samples), one_by_one, rtol=1e-12)
-    assert set(width) <= set(AGGREGATIONS)
-
-
-def test_micro_f1_sums_before_dividing():
-    counts = np.array([[3.0, 1, 0], [0, 0, 2], [1, 4, 1]])
-    assert float(AGGREGATIONS["micro_f1"](counts)) == pytest.approx(2 * 4 / (2 * 4 + 5 + 3))
-    assert float(AGGREGATIONS["micro_f1"](np.zeros((2, 3)))) == 0.0
-
-
-def test_perplexities_are_those_of_lm_eval():
-    from lm_eval.api import metrics
-
-    pairs = [(-12.5, 4), (-3.25, 2), (-40.0, 9)]
-    mine = {n: float(AGGREGATIONS[n](np.array(pairs, float))) for n in AGGREGATIONS if n[0] in "wb"}
-    assert mine["weighted_perplexity"] == pytest.approx(metrics.weighted_perplexity(pairs))
-    assert mine["bits_per_byte"] == pytest.approx(metrics.bits_per_byte(pairs))
-    alone = [ll for ll, _ in pairs]
-    perplexity = float(AGGREGATIONS["perplexity"](np.array(alone)[:, None]))
-    assert perplexity == pytest.approx(metrics.perplexity(alone))
 
 
 def test_no_documents_and_infinite_values_have_no_score():
@@ -173,6 +146,46 @@ def test_retention_counts_from_chance():
     assert retention(0.5, 0.5, 0.5) is None
     assert retention(0.4, 0.9, 0.5) is None
     assert retention(0.9, 0.7, None) is None
+
+
+def test_ratio_is_the_plain_share_of_the_baseline():
+    assert ratio(compare(binary([1, 1, 1, 0]), binary([1, 0, 0, 0]))) == pytest.approx(1 / 3)
+    assert ratio(compare(binary([0, 0]), binary([1, 0]))) is None
+    assert ratio(Comparison(0.5, None, None, None, None, None, 3)) is None
+
+
+def test_holm_gives_the_adjusted_p_values_of_the_literature():
+    # Four tests, two of which stay below .05 (the example of most textbooks; R's p.adjust agrees).
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm_at_five_percent():
+    p = np.random.default_rng(8).random((4000, 8))
+    alarms = np.mean([min(holm(row)) < 0.05 for row in p.tolist()])
+    assert 0.04 < alarms < 0.06
+    assert np.mean((p < 0.05).any(axis=1)) > 0.3, "without it one in three"
+
+
+@pytest.mark.parametrize("aggregation", ["macro_recall", "weighted_f1"])
+def test_other_aggregations_are_compared_by_resampling_documents(aggregation):
+    rng = np.random.default_rng(6)
+    gold = rng.integers(0, 3, 120)
+    before, after = (np.where(rng.random(120) < kept, gold, -1) for kept in (0.95, 0.6))
+    if aggregation == "weighted_f1":
+        rows = [np.stack([gold, answer], axis=1) for answer in (before, after)]
+    else:
+        classes = np.arange(3)
+        there = gold[:, None] == classes
+        rows = [
+            np.stack([there & (answer[:, None] == classes), there], axis=2).reshape(120, 6)
+            for answer in (before, after)
+        ]
+    seen = compare(*(scored(row, aggregation) for row in rows))
+    assert seen.low < seen.difference < seen.high < -0.1
+    assert seen.p < 0.001
 
 
 def test_the_same_samples_in_another_order_give_the_same_answer():
