@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install dev setup-ci sweep test test-slow check format bench gpu-check clean
+.PHONY: help install dev setup-ci sweep test test-slow check format bench gpu-check data paper clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,13 @@ bench: dev ## seconds per edit, tokens per second, peak memory; tasks against lm
 
 gpu-check: dev ## every editor on CUDA against the CPU, then large shapes; fails, and says so, without a GPU
 	$(BIN)/python scripts/gpu_check.py --write
+
+data: install ## bring data for machines without a network: make data TASK=paper8 MODEL=gpt2-xl DATASET=counterfact MOMENTS=quick [TO=FOLDER]
+	$(BIN)/edit-sweeps data fetch $(addprefix --model ,$(MODEL)) $(addprefix --task ,$(TASK)) \
+	  $(addprefix --dataset ,$(DATASET)) $(addprefix --moments ,$(MOMENTS)) $(addprefix --to ,$(TO))
+
+paper: install ## the paper's figures, line by line, then tables: make paper MODEL=gpt2-xl [FIGURES=paper_sequential,rect] [OPTIONS="moments=quick"]
+	$(BIN)/python scripts/paper.py run $(addprefix --model ,$(MODEL)) $(addprefix --figures ,$(FIGURES)) $(OPTIONS)
 
 clean: ## caches; never outputs/
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -52,7 +52,7 @@ class DatasetConfig:
 
     Attributes:
         name: The option's name.
-        format: Key of `requests._FORMATS`.
+        format: Key of `datasets.forms.FORMS`.
         path: The file; null for formats that need none.
         order: `sampled`: request i is the i-th of one seeded permutation; `file`: file order.
         skip: With `order=file`: requests passed over at the start.
@@ -149,7 +149,8 @@ class ClusterConfig:
 class Config:
     """One cell, with everything around it. `conf/config.yaml` holds the comments a user reads.
 
-    `editor` has no schema here: the editor's dataclass is its own. `tuned_source` is filled in by the plan.
+    `editor` has no schema here: the editor's dataclass is its own. The plan fills in `tuned_source`, and
+    `num_edits_asked`: the larger counts that a cell stands for since `dataset.cap` brought them down to `num_edits`.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -166,6 +167,7 @@ class Config:
     tuned: str = "default"
     tuned_source: str = ""
     num_edits: int = 1
+    num_edits_asked: list[int] = field(default_factory=list)
     seed: int = 0
     study: str = "main"
     device: str = "auto"
@@ -211,8 +213,14 @@ def describe_groups() -> str:
     return "\n".join(lines)
 
 
+def if_miniature(model: str, then: Any, otherwise: Any) -> Any:
+    """What a preset takes for the miniatures, and what for every other model; `model` is the option's name."""
+    return then if str(model).startswith("miniature") else otherwise
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; call before `hydra.main`."""
     ConfigStore.instance().store(name="base_config", node=Config)
+    OmegaConf.register_new_resolver("if_miniature", if_miniature, replace=True)
     OmegaConf.register_new_resolver("launch_folder", launch_folder, replace=True)
     OmegaConf.register_new_resolver("conf_groups", describe_groups, replace=True)

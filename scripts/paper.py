@@ -3,8 +3,8 @@
 python scripts/paper.py run --model gpt2-xl --figures paper_sequential,paper_batch [overrides of launch.py]
 python scripts/paper.py table outputs/paper-sequential
 
-`run` starts `launch.py experiment=<figure>/<line>` for every preset of that model in conf/experiment/ and goes on after
-one that fails. `table` prints Markdown and writes it to paper.md in the study's folder.
+`run` starts `launch.py experiment=<figure>/<line>` for every preset of that model in conf/experiment/, goes on after
+one that fails, and makes the table of each study. `table` prints it and writes it to paper.md in the study's folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from edit_sweeps.table import EDIT, CellView, read_cells
 
 HOME = Path(__file__).parent.parent
 PRESETS = HOME / "conf" / "experiment"
-FIGURES = ("paper_sequential", "paper_batch", "paper_batch_sequential", "rect")
+FIGURES = {
+    "paper_sequential": "paper-sequential",
+    "paper_batch": "paper-batch",
+    "paper_batch_sequential": "paper-batch-sequential",
+    "rect": "paper-rect",
+}
+"""Figure, the name of its preset -> the study that its lines fill."""
 MODELS = ("gpt2-xl", "llama-7b")
 TABLE = "paper.md"
 NOTE = (
@@ -44,9 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "run":
         raise SystemExit(run_lines(args.figures.split(","), args.model, args.overrides))
-    text = comparison(args.study)
-    (args.study / TABLE).write_text(text, encoding="utf-8")
-    print(text)
+    print(write_table(args.study))
 
 
 def presets(figure: str, model: str) -> list[str]:
@@ -65,15 +69,33 @@ def presets(figure: str, model: str) -> list[str]:
 def run_lines(figures: Sequence[str], model: str, overrides: Sequence[str]) -> int:
     """Start every line, one after the other; returns 1 when one of them failed."""
     lines = [preset for figure in figures for preset in presets(figure, model)]
+    given = [value for key, _, value in (o.partition("=") for o in overrides) if key == "study"]
     failed = []
     for number, preset in enumerate(lines, 1):
         print(f"[{number}/{len(lines)}] experiment={preset}", flush=True)
         command = [sys.executable, "launch.py", f"experiment={preset}", *overrides]
         if subprocess.run(command, cwd=HOME, check=False).returncode:
             failed.append(preset)
+    for study in dict.fromkeys(given or [FIGURES[figure] for figure in figures]):
+        if "dry_run=true" not in overrides and (HOME / "outputs" / study).is_dir():
+            print(write_table(HOME / "outputs" / study))
     if failed:
         print(f"Not all cells of these are done: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def write_table(study: Path) -> str:
+    """The text of `comparison`, also written into the study's folder.
+
+    Raises:
+        SystemExit: There is no such study.
+    """
+    if not study.is_dir():
+        msg = f"there is no study {study}"
+        raise SystemExit(msg)
+    text = comparison(study)
+    (study / TABLE).write_text(text, encoding="utf-8")
+    return text
 
 
 @dataclass(frozen=True)

@@ -168,3 +168,76 @@ def test_a_grid_can_leave_out_what_its_editors_cannot_do(capsys, caplog):
     assert "rome" not in shown
     assert "is left out: editor=rome writes one edit at a time" in caplog.text
     assert "impossible=perhaps: refuse or drop" in refusal("impossible=perhaps")
+
+
+def capped(*counts, editor="memit", edits="batch", **more):
+    rest = [f"{key}={value}" for key, value in more.items()]
+    return make_plan(
+        grid(*[(f"editor={editor}", f"edits={edits}", f"num_edits={n}", *rest) for n in counts])
+    )
+
+
+def small_data(tmp_path, requests=4):
+    file = tmp_path / "facts.jsonl"
+    lines = (
+        {"case_id": i, "subject": f"S{i}", "prompt": "{} is", "target_new": "x"}
+        for i in range(requests)
+    )
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return {"dataset": "jsonl", "dataset.path": file, "dataset.cap": "true"}
+
+
+def test_counts_beyond_the_data_set_become_one_capped_cell_that_says_so(tmp_path, caplog):
+    plan = capped(2, 5, 6, **small_data(tmp_path))
+    (two, four) = [cell for cell in plan.todo() if not cell.is_baseline]
+    assert (two.num_edits, two.config["num_edits_asked"]) == (2, [])
+    assert (four.num_edits, four.config["num_edits_asked"]) == (4, [5, 6])
+    assert four.config["edits"]["batch_size"] == 4, "edits=batch is all edits at once"
+    assert "num_edits=5, 6 capped to 4" in plan.describe()
+    assert "has 4 requests: num_edits=5, 6 capped to 4 (dataset.cap)" in caplog.text
+
+
+def test_a_capped_cell_is_the_cell_of_that_count(tmp_path):
+    data = small_data(tmp_path)
+    keys = [[cell.key for cell in capped(n, **data).todo()] for n in (4, 9)]
+    assert keys[0] == keys[1]
+    uncapped = capped(4, **data | {"dataset.cap": "false"})
+    assert [cell.key for cell in uncapped.todo()] == keys[0]
+    both = [cell for cell in capped(4, 9, **data).todo() if not cell.is_baseline]
+    assert [cell.config["num_edits_asked"] for cell in both] == [[9]]
+
+
+def test_what_is_skipped_is_not_there_to_be_edited(tmp_path):
+    data = small_data(tmp_path) | {"dataset.order": "file", "dataset.skip": 1}
+    plan = capped(9, editor="rome", edits="sequential", **data)
+    assert [cell.num_edits for cell in plan.todo()] == [0, 3]
+    assert plan.todo()[1].config["edits"]["batch_size"] == 1
+
+
+def test_a_batch_is_not_larger_than_what_there_is(tmp_path):
+    data = small_data(tmp_path) | {"edits.batch_size": 50}
+    assert (
+        capped(100, edits="batch_sequential", **data).todo()[1].config["edits"]["batch_size"] == 4
+    )
+
+
+def test_a_repeated_data_set_is_not_capped_and_without_the_option_nothing_is(tmp_path):
+    data = small_data(tmp_path)
+    repeated = capped(9, **data | {"dataset.repeat": "true"})
+    assert [cell.num_edits for cell in repeated.todo()] == [0, 9]
+    plan = capped(9, **data | {"dataset.cap": "false"})
+    assert [cell.num_edits for cell in plan.todo()] == [0, 9], (
+        "and refused when the counts are checked"
+    )
+
+
+def test_capping_is_no_column_and_no_part_of_a_baseline(tmp_path):
+    baseline, cell = capped(9, **small_data(tmp_path)).todo()
+    assert "dataset.cap" not in cell.overrides
+    assert baseline.config["num_edits_asked"] == []
+    assert baseline.key == make_plan(grid(())).todo()[0].key
+
+
+def test_what_the_plan_fills_in_cannot_be_given():
+    (_, cell) = make_plan(grid(("num_edits_asked=[7]",))).todo()
+    assert cell.config["num_edits_asked"] == []

@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from edit_sweeps import cell as cells
+from edit_sweeps import data_root
 from edit_sweeps.cell import Cell, Digests, Tree
 from edit_sweeps.config import Config, study_folder
-from edit_sweeps.launcher import inputs, tuned
+from edit_sweeps.launcher import capping, inputs, tuned
 from edit_sweeps.record import write_json
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ NO_RESULT = {
     "dry_run",
     "impossible",
     "cache_dir",
+    "data_root",
+    "dataset.cap",
     "experiment",
 }
 NO_RESULT_GROUPS = {"wandb", "cluster", "hydra"}
@@ -72,6 +75,7 @@ class Plan:
     dry_run: bool
     force: bool
     wandb: Tree
+    data_root: str | None = None
 
     def todo(self) -> list[Cell]:
         """Cells to run, in the order of the command; baselines first."""
@@ -139,6 +143,11 @@ def make_plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
     Raises:
         Refusal: A configuration is incomplete or contradicts itself. All reasons are in the message.
     """
+    with data_root.using(composed[0][0].data_root):
+        return _plan(composed)
+
+
+def _plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
     frozen, reasons = [], []
     for config, overrides in composed:
         try:
@@ -150,7 +159,9 @@ def make_plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
     first = frozen[0][0]
     inputs.make_readable([tree for tree, _ in frozen], Refusal)
     digests = Digests(Path(first["cache_dir"]) / "digests.json")
-    grid = [make_cell(tree, overrides, digests) for tree, overrides in frozen]
+    grid = [make_cell(capping.cap(tree), overrides, digests) for tree, overrides in frozen]
+    capping.merge(grid)
+    capping.tell(grid)
     baselines = [baseline_of(cell, digests) for cell in grid if cell.config["task"]]
     digests.save()
     tell_sources(grid)
@@ -163,6 +174,7 @@ def make_plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
         dry_run=first["dry_run"],
         force=first["resume"] == "force",
         wandb=first["wandb"],
+        data_root=first["data_root"],
     )
 
 
@@ -190,6 +202,7 @@ def freeze(config: DictConfig) -> Tree:
     if missing:
         raise Refusal(explain_missing(tree, missing))
     tree["tuned_source"] = tuned.describe_source(tree, guessed)
+    tree["num_edits_asked"] = []
     # Types, and unknown keys below the top that came in with `+`.
     checked = OmegaConf.merge(OmegaConf.structured(Config), tree)
     plain: Tree = OmegaConf.to_container(checked, resolve=True)  # type: ignore[assignment]
@@ -255,8 +268,11 @@ def explain_missing(tree: Tree, missing: Sequence[str]) -> str:
 
 
 def make_cell(tree: Tree, overrides: Sequence[str], digests: Digests) -> Cell:
-    """Key one frozen configuration."""
+    """Key one frozen configuration; a hub model is pinned to the commit that enters the key."""
     content = inputs.digest_inputs(tree, digests)
+    model = content.get("model", "")
+    if model.startswith(f"{tree['model']['pretrained']}@"):
+        tree = tree | {"model": tree["model"] | {"revision": model.rpartition("@")[2]}}
     identity = cells.identity(tree, content)
     base = identity if cells.is_baseline(tree) else cells.identity(as_baseline(tree), content)
     return Cell(
@@ -275,6 +291,7 @@ def as_baseline(tree: Tree) -> Tree:
         "regularizer": {"_target_": None, "name": "none"},
         "num_edits": 0,
         "seed": 0,
+        "num_edits_asked": [],
         "save": "none",
         "tuned_source": "",
     }
@@ -310,19 +327,24 @@ def make_entry(cell: Cell) -> Entry:
     """State of the cell on disk, and whether it is to run."""
     if cell.is_baseline:
         adopt_baseline(cell)
-    state, resume = cell.state(), cell.config["resume"]
+    state = cell.state()
+    todo, why = decide(cell, state)
+    return Entry(cell, state, todo, "; ".join(filter(None, (capping.label(cell), why))))
+
+
+def decide(cell: Cell, state: str) -> tuple[bool, str]:
+    """Whether this command runs the cell, and a word on that."""
+    resume = cell.config["resume"]
     if state in {"done", "collapsed"}:
         lacking = cell.missing_artefacts()
         if resume == "force":
-            return Entry(cell, state, todo=True, why="resume=force")
-        if lacking:
-            return Entry(
-                cell, state, todo=True, why=f"save: {', '.join(sorted(lacking))} is missing"
-            )
-        return Entry(cell, state, todo=False)
-    if state == "failed" and resume == "only_missing":
-        return Entry(cell, state, todo=False, why="resume=only_missing")
-    return Entry(cell, state, todo=True, why="tried before" if state == "failed" else "")
+            return True, "resume=force"
+        return bool(lacking), f"save: {', '.join(sorted(lacking))} is missing" if lacking else ""
+    if state == "failed":
+        if resume == "only_missing":
+            return False, "resume=only_missing"
+        return True, "tried before"
+    return True, ""
 
 
 def adopt_baseline(cell: Cell) -> None:
