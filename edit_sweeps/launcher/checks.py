@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from edit_sweeps.launcher.plan import Plan, Refusal
 from edit_sweeps.model import describe_model, load_tokenizer
 from edit_sweeps.offline import is_offline
 from edit_sweeps.regularizers import Regularizer
-from edit_sweeps.requests import load_requests
+from edit_sweeps.requests import EditRequest, load_requests
 from edit_sweeps.run import build_editor, build_regularizer, pick
 from edit_sweeps.tasks import TaskSpec, task_names_exist
 
@@ -70,7 +71,7 @@ def missing_off_line(cells: Sequence[Cell]) -> list[str]:
 
 
 def check_lengths(cells: Sequence[Cell]) -> list[str]:
-    """Requests that do not fit into a model's window with their target; contexts come on top of that."""
+    """Requests that do not fit into a model's window with target or probes; contexts come on top of that."""
     reasons: list[str] = []
     seen: set[str] = set()
     for cell in sorted(cells, key=lambda cell: -cell.num_edits):
@@ -84,17 +85,27 @@ def check_lengths(cells: Sequence[Cell]) -> list[str]:
         requests = load_requests(
             SimpleNamespace(**config["dataset"]), cell.num_edits, config["seed"]
         )
-        texts = [f"{request.text} {request.target_new}" for request in requests]
-        sizes = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-        long = [(r.case_id, n) for r, n in zip(requests, sizes, strict=True) if n > window]
+        texts = [(request.case_id, text) for request in requests for text in texts_of(request)]
+        sizes = [len(ids) for ids in tokenizer([text for _, text in texts])["input_ids"]]
+        long = {case: n for (case, _), n in zip(texts, sizes, strict=True) if n > window}
         if long:
-            case, size = long[0]
+            case, size = next(iter(long.items()))
             reasons.append(
                 f"dataset={config['dataset']['name']}: {len(long)} requests do not fit into the window of "
                 f"model={config['model']['name']}, which is {window} tokens; the first is case_id={case} with "
-                f"{size} tokens. Shorten its prompt or leave it out"
+                f"{size} tokens in its prompt or a probe. Shorten it or leave it out"
             )
     return reasons
+
+
+def texts_of(request: EditRequest) -> list[str]:
+    """All that the model must read of a request, with the longer of the answers it is compared by."""
+    probes = itertools.chain(
+        request.paraphrases, request.neighborhood, request.other_facts, request.portability
+    )
+    pairs = [(request.text, request.target_new, request.target_true)]
+    pairs += [(probe.prompt, probe.target, probe.alternative) for probe in probes]
+    return [f"{prompt} {max(answer, other or '', key=len)}" for prompt, answer, other in pairs]
 
 
 def drop_clashes(plan: Plan) -> None:
