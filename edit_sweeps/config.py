@@ -209,8 +209,17 @@ def describe_groups() -> str:
         names = sorted(file.stem for file in folder.glob("*.yaml"))
         if folder.name == "tuned":  # the rest is chosen by editor and model
             names = [name for name in SCHOOLS if name in names]
+        inner = [
+            (sub.name, sorted(f.stem for f in sub.glob("*.yaml"))) for sub in sub_folders(folder)
+        ]
+        names += [f"{name}/{{{','.join(options)}}}" for name, options in inner]
         lines.append(f"{folder.name}: {', '.join(names)}")
     return "\n".join(lines)
+
+
+def sub_folders(group: Path) -> list[Path]:
+    """Folders of options inside a group, such as the lines of the paper's figures; not those of `tuned`."""
+    return sorted(path for path in group.iterdir() if path.is_dir() and group.name != "tuned")
 
 
 def if_miniature(model: str, then: Any, otherwise: Any) -> Any:

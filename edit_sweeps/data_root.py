@@ -54,6 +54,12 @@ def local_file(name: str) -> Path | None:
     return _folder("files", name)
 
 
+def existing_file(name: str) -> Path | None:
+    """The file of that name, here or below `files/` of the data folder; None where there is neither."""
+    path = Path(name).expanduser()
+    return path if path.is_file() else local_file(name)
+
+
 def entry(kind: str, name: str) -> manifest.Entry | None:
     """What the manifest of the data folder says of a model, data set or file; None where it says nothing."""
     folder = root()

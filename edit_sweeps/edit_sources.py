@@ -92,6 +92,7 @@ EDIT_SOURCES = (
         folder="zsre",
     ),
     _by_rome("zsre_rome", "zsre_mend_eval.json", "zsre"),
+    _by_rome("zsre_train", "zsre_mend_train.json", "zsre"),
     _on_github(
         "qaedit",
         "WanliYoung/Revisit-Editing-Evaluation",

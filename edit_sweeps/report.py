@@ -16,6 +16,7 @@ from edit_sweeps.summary import (
     difference_told,
     findings,
     last_line,
+    notes,
     print_summary,
     short,
     value_told,
@@ -109,6 +110,7 @@ class ModelPage:
     several_seeds: bool
     task_panels: list[Panel] = field(default_factory=list)
     edit_panels: list[Panel] = field(default_factory=list)
+    paper_panels: list[Panel] = field(default_factory=list)
     trade_off: Panel | None = None
 
 
@@ -161,6 +163,7 @@ def render(study: str, cells: Sequence[CellView], found: Mapping[str, Sequence[P
         study=study,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         counts=counted(cells),
+        notes=notes(cells),
         models=pages,
         unfinished=[cell for cell in cells if not cell.scored],
         task_errors=list(failed_tasks(cells)),
@@ -200,7 +203,7 @@ def model_page(
     name: str, cells: Sequence[CellView], curve: Sequence[Point], specs: dict[str, Any]
 ) -> ModelPage:
     """Panels, findings and tables of one model; adds the charts to `specs`."""
-    from edit_sweeps import charts
+    from edit_sweeps import charts, overlay
 
     series = charts.series_of(cells)
     tasks = short_names(task for cell in cells if cell.record for task in headlines(cell.record))
@@ -235,6 +238,8 @@ def model_page(
         if found:
             spec = charts.panel(found, series)
             page.edit_panels.append(add(title, metric, spec))
+    for task, spec in overlay.panels(series).items():
+        page.paper_panels.append(add(f"{tasks.get(task, task)} · released", task, spec))
     if any(charts.trade_off_points(one) for one in series):
         page.trade_off = add("efficacy against retention", "", charts.trade_off(series))
     return page

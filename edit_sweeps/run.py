@@ -23,7 +23,7 @@ from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings
 from edit_sweeps.record import Comparison, Record, Score
 from edit_sweeps.regularizers import Regularizer
-from edit_sweeps.requests import EditRequest, left_out, load_requests
+from edit_sweeps.requests import EditRequest, count_requests, left_out, load_requests
 from edit_sweeps.statistics import compare
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec, health
 from edit_sweeps.trajectory import Trajectory
@@ -188,6 +188,7 @@ def choose_requests(cell: Cell) -> tuple[list[EditRequest], dict[str, int]]:
         "requests": len(requests),
         "probes_dropped": dropped,
         "superseded": len(superseded(requests)),
+        "requests_repeated": max(0, len(requests) - count_requests(dataset) + dataset.skip),
     }
     return requests, counts | left_out(dataset)
 

@@ -36,7 +36,32 @@ def print_summary(study: Path, planned: Sequence[Mapping[str, Any]] | None = Non
         for line in lines
     ]
     reasons = [f"{cell.cell}: {last_line(cell.error)}" for cell in cells if cell.error]
-    return "\n".join([*text, counted(cells), *reasons])
+    return "\n".join([*text, counted(cells), *notes(cells), *reasons])
+
+
+def notes(cells: Sequence[CellView]) -> list[str]:
+    """What a reader must know of how many requests were written: counts capped, requests left out."""
+    found = []
+    for cell in cells:
+        config, counts = (cell.record.config, cell.record.counts) if cell.record else ({}, {})
+        asked = ", ".join(map(str, config.get("num_edits_asked") or ()))
+        if asked:
+            found.append(
+                f"num_edits={asked} of {cell.editor} capped to the {cell.num_edits} requests that "
+                f"dataset={cell.dataset} has (dataset.cap)"
+            )
+        left_out = counts.get("requests_invalid_skipped")
+        if left_out:
+            found.append(
+                f"dataset={cell.dataset}: {left_out} broken requests were left out "
+                "(dataset.on_invalid=skip)"
+            )
+        if (config.get("dataset") or {}).get("repeat") and counts.get("requests_repeated"):
+            found.append(
+                f"dataset={cell.dataset}: {counts['requests_repeated']} of the {cell.num_edits} edits "
+                f"of {cell.editor} write a fact a second time or more (dataset.repeat)"
+            )
+    return list(dict.fromkeys(found))
 
 
 def summary_line(cell: CellView) -> tuple[str, ...]:

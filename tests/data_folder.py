@@ -59,7 +59,7 @@ def load(source, splits, **_):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny_folder(tmp_path_factory):
     """A tiny GPT-2 with its tokenizer, as a folder."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = make_tokenizer()
@@ -69,10 +69,10 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
-def root(tmp_path, tiny):
+def root(tmp_path, tiny_folder):
     """A data folder with a model, a data set in the hub's layout, of one subset only, and a manifest."""
     folder = tmp_path / "data"
-    shutil.copytree(tiny, folder / "models" / "own" / "tiny")
+    shutil.copytree(tiny_folder, folder / "models" / "own" / "tiny")
     glue = folder / "datasets" / "nyu-mll" / "glue"
     (glue / "rte").mkdir(parents=True)
     (glue / "README.md").write_text(CARD)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from edit_sweeps import data_root
 from edit_sweeps.model import EditableModel
 from edit_sweeps.request_forms import PROBE_FIELDS
 from edit_sweeps.requests import EditRequest, Probe, RequestError, read_requests
@@ -63,7 +64,7 @@ def read_split(source: str, file: str | None, n_validation: int, seed: int) -> S
 
     Args:
         source: `miniature`, or a format of data sets (`jsonl`, `counterfact`, `zsre` ...).
-        file: Of that format; None for the miniature.
+        file: Of that format, here or below `files/` of the data folder; None for the miniature.
         n_validation: Requests set aside; facts of theirs leave the training set.
         seed: Of the choice.
 
@@ -73,7 +74,8 @@ def read_split(source: str, file: str | None, n_validation: int, seed: int) -> S
     if source == MINIATURE:
         requests = list(_miniature_requests(seed))
     else:
-        place = {"name": "training", "format": source, "path": file, "order": "file", "skip": 0}
+        path = str(data_root.existing_file(file or "") or file)
+        place = {"name": "training", "format": source, "path": path, "order": "file", "skip": 0}
         # Published training files have a few requests without a target; which ones is logged.
         place |= {"on_invalid": "skip", "target": None}
         requests = read_requests(SimpleNamespace(**place))

@@ -49,7 +49,7 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
         reasons += [
             f"{key}={file}: there is no such file"
             for file in sorted(files)
-            if not Path(file).is_file()
+            if not (data_root.existing_file(file) if name == "train_file" else Path(file).is_file())
         ]
     if reasons:
         raise refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
@@ -243,7 +243,7 @@ def digest_editor(editor: Tree, digests: Digests) -> dict[str, str]:
     found = {}
     for name, key in (("contexts", "contexts_file"), ("train", "train_file")):
         if editor.get(key):
-            found[name] = digests.of(Path(editor[key]))
+            found[name] = digests.of(data_root.existing_file(editor[key]) or Path(editor[key]))
     if editor.get("train_source") == "miniature":
         found["train"] = digest_world()
     return found
