@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edit_sweeps import data_root
+from edit_sweeps import data_root, task_forms
+from edit_sweeps.hub_cache import commit_to_read
+from edit_sweeps.task_forms import BlankTextError, Document
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Document = dict[str, Any]
+log = logging.getLogger(__name__)
 
-TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
-"""CoNLL-2003's tags in the order of the hub's numbers."""
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".txt", "")
 """Forms of files that are read; the last is a folder of files with one JSON object each."""
 
@@ -45,8 +46,7 @@ class Source:
 
     Attributes:
         name: How task files call it.
-        row: From a published row to a document; KeyError, ValueError or TypeError when it is of
-            another form.
+        row: From a published row to a document, see `task_forms`.
         hub: Its id on the hub; None where it is not there as plain data.
         subset: Of the hub's data set.
         revision: Of the hub's data set.
@@ -83,7 +83,9 @@ def load(source: str, splits: Sequence[str]) -> dict[str, Dataset]:
 
     A file given by `task.<name>.data` goes before the data folder, the data folder before the hub.
     A given folder holds one file for each split, named `<split>.jsonl` or another of `SUFFIXES`; a
-    given file stands for the last of `splits`, which is the one that is scored.
+    given file stands for the last of `splits`, which is the one that is scored. In the others, which
+    examples are taken from, a document whose text is blank is left out and logged: SAMSum's training
+    split is published with one.
 
     Raises:
         TaskDataError: Nothing can be read, or a document does not fit.
@@ -93,8 +95,9 @@ def load(source: str, splits: Sequence[str]) -> dict[str, Dataset]:
     wanted = SOURCES[source]
     found = {}
     for split in splits:
-        place, rows = _rows(wanted, split, scored=split == splits[-1])
-        documents = [_document(wanted, row, place, n) for n, row in enumerate(rows)]
+        scored = split == splits[-1]
+        place, rows = _rows(wanted, split, scored=scored)
+        documents = list(_documents(wanted, rows, place, skip_blank=not scored))
         if not documents:
             msg = f"{place} holds no documents for the task data {source!r}"
             raise TaskDataError(msg)
@@ -117,7 +120,7 @@ def _rows(source: Source, split: str, *, scored: bool) -> tuple[str, Iterable[Do
         )
         raise TaskDataError(msg)
     folder = data_root.local_dataset(source.hub)
-    revision = None if folder else source.revision
+    revision = None if folder else commit_to_read("datasets", source.hub, source.revision)
     try:
         rows = load_dataset(
             str(folder or source.hub), source.subset, split=theirs, revision=revision
@@ -154,6 +157,18 @@ def _local(source: Source, split: str, *, scored: bool) -> Path | None:
             return path
     name = source.files.get(split)
     return data_root.local_file(name) if name else None
+
+
+def _documents(
+    source: Source, rows: Iterable[Document], place: str, *, skip_blank: bool
+) -> Iterator[Document]:
+    for number, row in enumerate(rows):
+        try:
+            yield _document(source, row, place, number)
+        except TaskDataError as error:
+            if not (skip_blank and isinstance(error.__cause__, BlankTextError)):
+                raise
+            log.warning("left out: %s", error)
 
 
 def _document(source: Source, row: Document, place: str, number: int) -> Document:
@@ -253,116 +268,31 @@ def _natural(path: Path) -> tuple[int, str]:
     return int(digits or 0), path.name
 
 
-def _label(value: Any, names: Sequence[str]) -> int:
-    """The number of a label that is published as a word, a number, or a number in a string."""
-    if isinstance(value, str) and value in names:
-        return names.index(value)
-    number = int(value)
-    if not 0 <= number < len(names):
-        msg = f"label {value!r} is none of {', '.join(names)}; a test set without labels?"
-        raise ValueError(msg)
-    return number
-
-
-def _gsm8k(row: Document) -> Document:
-    rationale, mark, number = row["answer"].partition("#### ")
-    if not mark or not number.strip():
-        msg = "the answer has no '#### ' with a number behind it"
-        raise ValueError(msg)
-    float(number.replace(",", ""))
-    return {
-        "question": row["question"],
-        "answer": row["answer"],
-        "rationale": rationale,
-        "number": number.strip(),
-    }
-
-
-def _rte(row: Document) -> Document:
-    label = _label(row["label"], ("entailment", "not_entailment"))
-    return {"sentence1": row["sentence1"], "sentence2": row["sentence2"], "label": label}
-
-
-def _nq_open(row: Document) -> Document:
-    answers = [str(answer) for answer in row["answer"]]
-    if not answers or isinstance(row["answer"], str):
-        msg = f"a list of answers is needed, got {row['answer']!r}"
-        raise ValueError(msg)
-    return {"question": row["question"], "answer": answers}
-
-
-def _nq_open_passages(row: Document) -> Document:
-    """`output` is a list of passages in the paper's file; `passage` is one."""
-    passage = row["output"][0] if "output" in row else row["passage"]
-    if not isinstance(passage, str) or not passage.strip():
-        msg = "the passage is empty; for questions without one there is the source nq_open"
-        raise ValueError(msg)
-    return {**_nq_open(row), "passage": passage}
-
-
-def _boolq(row: Document) -> Document:
-    label = int(row["label"] if "label" in row else row["answer"])
-    return {"question": row["question"], "passage": row["passage"], "label": label}
-
-
-def _mutual(row: Document) -> Document:
-    options = [str(o) for o in row["options"]]
-    if len(options) != 4 or row["answers"] not in "ABCD":
-        msg = f"four options and an answer of A to D are needed, got {row['answers']!r}"
-        raise ValueError(msg)
-    return {"article": row["article"], "options": options, "answers": row["answers"]}
-
-
-def _samsum(row: Document) -> Document:
-    return {"dialogue": row["dialogue"], "summary": row["summary"]}
-
-
-def _conll2003(row: Document) -> Document:
-    tags = row["ner_tags"] if "ner_tags" in row else row["tags"]
-    named = [TAGS[tag] if isinstance(tag, int) else str(tag) for tag in map(_plain, tags)]
-    tokens = [str(token) for token in row["tokens"]]
-    if len(tokens) != len(named) or not set(named) <= set(TAGS):
-        msg = f"{len(tokens)} tokens with the tags {sorted(set(named))}"
-        raise ValueError(msg)
-    return {"tokens": tokens, "tags": named}
-
-
-def _plain(value: Any) -> Any:
-    """A number of numpy's as Python's."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _sst2(row: Document) -> Document:
-    label = _label(row["label"], ("negative", "positive"))
-    # Not stripped: the blank at the end of each sentence is part of the paper's prompt.
-    return {"sentence": row["sentence"], "label": label}
-
-
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
-        Source(name="gsm8k", row=_gsm8k, hub="openai/gsm8k", subset="main"),
-        Source(name="rte", row=_rte, hub="nyu-mll/glue", subset="rte"),
-        Source(name="nq_open", row=_nq_open, hub="google-research-datasets/nq_open"),
+        Source(name="gsm8k", row=task_forms.gsm8k, hub="openai/gsm8k", subset="main"),
+        Source(name="rte", row=task_forms.rte, hub="nyu-mll/glue", subset="rte"),
+        Source(name="nq_open", row=task_forms.nq_open, hub="google-research-datasets/nq_open"),
         Source(
             name="nq_open_passages",
-            row=_nq_open_passages,
+            row=task_forms.nq_open_passages,
             files={"validation": "paper/test-OpenDomainQA.jsonl"},
         ),
-        Source(name="boolq", row=_boolq, hub="google/boolq"),
+        Source(name="boolq", row=task_forms.boolq, hub="google/boolq"),
         Source(
             name="mutual",
-            row=_mutual,
+            row=task_forms.mutual,
             files={s: f"mutual/{d}" for s, d in (("train", "train"), ("validation", "dev"))},
         ),
-        Source(name="samsum", row=_samsum, hub="knkarthick/samsum"),
+        Source(name="samsum", row=task_forms.samsum, hub="knkarthick/samsum"),
         Source(
             name="conll2003",
-            row=_conll2003,
+            row=task_forms.conll2003,
             hub="eriktks/conll2003",
             revision="refs/convert/parquet",
         ),
-        Source(name="sst2", row=_sst2, hub="nyu-mll/glue", subset="sst2"),
+        Source(name="sst2", row=task_forms.sst2, hub="nyu-mll/glue", subset="sst2"),
     )
 }
 """Source -> what is known of it; licences and addresses are in `edit_sweeps.catalogue`."""

@@ -72,8 +72,9 @@ def collect(
         broken: Prompts whose generation met logits that are not finite.
         headline: Metric that stands for the task; None: as the task's `metadata` says, else the
             first.
-        chance: Of the headline; None: `chance` of the task's `metadata` (a number for the headline,
-            or a number for each of several metrics), else as `guess` finds.
+        chance: Of the headline; None: `chance` of the task's `metadata` (a number for the task's own
+            headline, whichever is chosen here, or a number for each of several metrics), else as
+            `guess` finds.
 
     Returns:
         Metric -> score. Documents are named by their number in the task's data, in a group by
@@ -99,12 +100,13 @@ def collect(
     first = next(iter(tasks.values()))
     named = {_clean(*key): (key, column) for key, column in columns.items()}
     metadata = first.config.metadata or {}
-    headline = headline or metadata.get("headline") or _first(named, first)
+    own = metadata.get("headline") or _first(named, first)
+    headline = headline or own
     if headline not in named:
         msg = f"headline {headline!r} is not a metric of this task; it has {', '.join(named)}"
         raise LookupError(msg)
     known = metadata.get("chance")
-    chances = dict(known) if isinstance(known, Mapping) else {headline: known}
+    chances = dict(known) if isinstance(known, Mapping) else {own: known}
     if chance is not None:
         chances[headline] = chance
     scores = {}

@@ -114,6 +114,24 @@ def test_chance_is_stated(bench, monkeypatch, tiny):
     assert {chance[n] for n in ("ll_reasoning", "ll_ner", "lambada")} == {0.0}
 
 
+def test_every_metric_keeps_its_own_chance_when_another_is_the_headline(root, monkeypatch, tiny):
+    chances = {"acc": 0.25, "r@2": 0.5, "mrr": pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)}
+    for name, found in (("mutual", chances), ("alphaedit_sst", None), ("alphaedit_mmlu", None)):
+        folder = "loglikelihood" if found else "glue_alphaedit"
+        share = 0.25 if name.endswith("mmlu") else 0.5
+        expected = found or dict.fromkeys(("f1", "acc", "released"), share)
+        for chosen in expected:
+            with data_root.using(root):
+                spec = TaskSpec(name, folder=folder, headline=chosen)
+                bench = Bench({name: spec}, EvalSettings())
+            lm = Told({name: bench.built[name].tasks[name]})
+            monkeypatch.setattr(live_lm, "live", lambda *_, lm=lm, **__: contextlib.nullcontext(lm))
+            monkeypatch.setattr(Bench, "_dead", lambda self, model: False)
+            scores = bench.score(tiny).scores[name]
+            assert scores[chosen].headline
+            assert {metric: score.chance for metric, score in scores.items()} == expected
+
+
 def test_a_constant_choice_scores_its_share(bench, monkeypatch, tiny):
     first = answered(bench, monkeypatch, tiny, choice=0, text="")
     last = answered(bench, monkeypatch, tiny, choice=1, text="")
@@ -379,33 +397,6 @@ def test_files_that_are_not_there_or_hold_nothing_are_refused(tmp_path):
     for file, message in (("none.jsonl", "no such file"), ("empty.jsonl", "no documents")):
         with pytest.raises(TaskDataError, match=message):
             build_task(TaskSpec("hellaswag", data=str(tmp_path / file)), EvalSettings())
-
-
-def test_perplexity_reads_a_text_of_the_users(tmp_path, tiny):
-    texts = ["Velmora is a town.", "Ingrid lives\nin Velmora, near London.", "Rome"]
-    (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    (tmp_path / "a.json").write_text(json.dumps([{"Corpus": "x", "Text": t} for t in texts]))
-    write_lines(tmp_path / "a.jsonl", [*texts[:2], {"text": texts[2]}])
-    spec = options("perplexity")["perplexity"]
-    found = []
-    for suffix in ("txt", "json", "jsonl"):
-        given = TaskSpec(spec.name, folder=spec.folder, data=str(tmp_path / f"a.{suffix}"))
-        bench = Bench({"perplexity": given}, EvalSettings())
-        assert bench.errors == {}
-        found.append(bench.score(tiny).scores["perplexity"])
-    assert found[0] == found[1] == found[2]
-    bits = found[0]["bits_per_byte"]
-    n_bytes = sum(len(text.encode()) for text in texts)
-    assert bits.n == 3
-    assert sum(length for _, length in bits.samples.values()) == n_bytes
-    expected = 2**bits.value
-    assert found[0]["byte_perplexity"].value == pytest.approx(expected)
-    words = sum(len(text.split()) for text in texts)
-    assert found[0]["word_perplexity"].value == pytest.approx(expected ** (n_bytes / words))
-    write_lines(tmp_path / "bad.jsonl", [{"words": "x"}])
-    bad = TaskSpec(spec.name, folder=spec.folder, data=str(tmp_path / "bad.jsonl"))
-    with pytest.raises(TaskDataError, match=r"text 0.*one of text"):
-        build_task(bad, EvalSettings())
 
 
 def test_a_blown_up_model_has_bits_but_no_perplexity(root, monkeypatch, tiny):

@@ -4,6 +4,7 @@ import pytest
 
 from edit_sweeps.lm_tasks.paper import py_rouge, released
 from edit_sweeps.lm_tasks.paper.metrics import (
+    ner,
     open_domain_qa_closed_book,
     reasoning,
     reasoning_cot,
@@ -183,3 +184,33 @@ def test_an_answer_without_a_word_is_right_only_when_written_as_it_is():
     ]:
         found = open_domain_qa_closed_book(doc, [text])
         assert (found["exact_match"], found["f1"], found["invalid"]) == (right, right, invalid)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "counts", "invalid"),
+    [
+        (" Paris. Text: Paris is big", ["Paris"], (1, 0, 0), 0),
+        (" None. The text", [], (0, 0, 0), 0),
+        (" Paris", ["Paris"], (1, 0, 0), 0),
+        (" Paris.", ["Paris"], (1, 0, 0), 0),
+        (" Paris is big", ["Paris"], (0, 1, 1), 0),
+        (" Paris is big", [], (0, 1, 0), 0),
+        (" Paris, Rome. The text says", ["Paris", "Rome"], (2, 0, 0), 0),
+        (" Paris, Rome, Oslo. It is", ["Paris", "Rome"], (2, 1, 0), 0),
+        (" Paris\n\nPlease identify Person Entity from", ["Paris"], (1, 0, 0), 0),
+        (" Paris\nIt is the capital", ["Paris"], (1, 0, 0), 0),
+        (" Paris Please identify Person", ["Paris"], (1, 0, 0), 0),
+        ("\n1. Paris\n2. Rome\nThe text", ["Paris", "Rome"], (2, 0, 0), 0),
+        ("\n- Paris\n- Rome", ["Paris"], (1, 1, 0), 0),
+        (" U.S. Senate. The text", ["U.S. Senate"], (1, 0, 0), 0),
+        (" St. Louis and Trinidad and Tobago. A", ["St. Louis", "Trinidad and Tobago"], (2, 0, 0), 0),
+        (" Text: Paris is big", ["Paris"], (0, 0, 1), 1),
+        (" ...", ["Paris"], (0, 0, 1), 1),
+    ],
+)  # fmt: skip
+def test_a_list_of_names_ends_where_the_model_goes_on_to_something_else(
+    text, gold, counts, invalid
+):
+    doc = {"text": "", "kind": "Location", "gold": gold, "released": gold}
+    found = ner(doc, [text])
+    assert (found["f1"], found["invalid"]) == (counts, invalid)

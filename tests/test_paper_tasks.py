@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from edit_sweeps import config as schema
+from edit_sweeps.task_scores import Bench, EvalSettings
 from edit_sweeps.tasks import TaskSpec, task_names_exist
 from tests.paper_documents import SOUND, SOURCES, bench_of
 
@@ -93,6 +94,16 @@ def test_chance_and_number_of_documents_are_told(paper, written):
     assert guessed["open_domain_qa"] is None, "its score is not a share of documents"
     right = {"nli": 0.5, "closed_domain_qa": 0.5, "dialogue": 0.25, "sentiment": 0.5}
     assert {task: guessed[task] for task in right} == right
+
+
+def test_the_released_score_of_open_qa_has_no_chance_as_the_headline_either(files, written):
+    data = str(files["nq_open_passages"])
+    spec = TaskSpec("paper_open_domain_qa", folder="paper", data=data, headline="released")
+    found = written(Bench({"qa": spec}, EvalSettings()), lambda request: "")["qa"]
+    assert (found["released"].headline, found["released"].chance) == (True, None)
+    assert (found["exact_match"].headline, found["exact_match"].chance) == (False, 0.0)
+    # It is not 0 without an answer.
+    assert found["released"].value > 0
 
 
 @pytest.mark.parametrize(

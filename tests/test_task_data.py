@@ -95,6 +95,10 @@ def test_the_data_folder_is_read_where_nothing_is_given(tmp_path, files):
         ("samsum", "", "holds no documents"),
         ("gsm8k", '{"question": "q", "answer": "no number"}', "document 0: .*#### "),
         ("gsm8k", '{"question": "q", "answer": "#### many"}', "document 0: .*many"),
+        ("gsm8k", '{"question": "q", "answer": "#### 1,2345"}', "document 0: .*1,2345.*not one number"),
+        ("boolq", '{"question": "q", "passage": "p", "label": -1}', "document 0: .*test set without labels"),
+        ("mutual", '{"article": "a", "options": ["b", "c", "d", "e"], "answers": "BC"}', "answer 'BC'"),
+        ("samsum", '{"dialogue": null, "summary": null}', "document 0: .*'dialogue', got None"),
         ("rte", '{"sentence1": "a", "sentence2": "b", "label": -1}', "test set without labels"),
         ("nq_open", '{"question": "q", "answer": "a"}', "a list of answers is needed"),
         ("nq_open_passages", '{"question": "q", "answer": ["a"], "output": [" "]}', "passage is empty.*nq_open"),
@@ -107,6 +111,27 @@ def test_what_does_not_fit_is_refused_with_its_place(tmp_path, source, text, mes
     (tmp_path / "rows.jsonl").write_text(text)
     with pytest.raises(TaskDataError, match=f"rows.jsonl.*{message}"):
         documents(source, tmp_path / "rows.jsonl")
+
+
+def test_a_blank_document_is_left_out_of_examples_and_refused_where_it_is_scored(tmp_path, caplog):
+    """SAMSum's training split has one on the hub."""
+    rows = [{"dialogue": "A: hi", "summary": "Hi."}, {"dialogue": None, "summary": "Nothing."}]
+    both = "\n".join(map(json.dumps, rows))
+    (tmp_path / "train.jsonl").write_text(both)
+    (tmp_path / "test.jsonl").write_text(json.dumps(rows[0]))
+    with given(str(tmp_path)):
+        assert len(load("samsum", ["train", "test"])["train"]) == 1
+        assert "left out" in caplog.text
+        assert "train.jsonl, document 1" in caplog.text
+        (tmp_path / "test.jsonl").write_text(both)
+        with pytest.raises(TaskDataError, match=r"test\.jsonl, document 1"):
+            load("samsum", ["train", "test"])
+
+
+def test_a_document_of_another_form_is_refused_among_examples_too(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"dialog": "A: hi"}')
+    with given(str(tmp_path)), pytest.raises(TaskDataError, match=r"train\.jsonl, document 0"):
+        load("samsum", ["train", "test"])
 
 
 def test_a_path_that_is_not_there_and_a_folder_without_the_split_are_named(tmp_path):

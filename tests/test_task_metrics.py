@@ -38,7 +38,13 @@ def test_a_specs_headline_and_chance_go_before_the_tasks_own(make, tiny):
     bench = make(margin={"headline": "margin", "chance": -2.0})
     scores = bench.score(tiny).scores["margin"]
     assert (scores["margin"].headline, scores["margin"].chance) == (True, -2.0)
-    assert (scores["acc"].headline, scores["acc"].chance) == (False, pytest.approx(5 / 12))
+    assert (scores["acc"].headline, scores["acc"].chance) == (False, 0.4)
+
+
+def test_the_chance_of_a_tasks_own_headline_is_not_that_of_another_metric(make, tiny):
+    scores = make(margin={"headline": "margin"}).score(tiny).scores["margin"]
+    assert (scores["margin"].headline, scores["margin"].chance) == (True, None)
+    assert (scores["acc"].headline, scores["acc"].chance) == (False, 0.4)
 
 
 def test_a_metric_that_cannot_be_resampled_has_its_value_alone(everything, tiny):

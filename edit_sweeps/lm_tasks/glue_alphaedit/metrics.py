@@ -15,6 +15,7 @@ SEED = 37
 INVALID = -1
 """Class of an answer that names none."""
 LETTER = re.compile(r"\b[A-D]\b")
+WORD = re.compile(r"[^\W\d_]+")
 
 
 def sst(documents: Dataset) -> Dataset:
@@ -71,16 +72,27 @@ def balanced(
 
 
 def word(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """The first of the task's words that the answer contains anywhere, as AlphaEdit reads it."""
-    answer = results[0].lower()
-    found = [number for number, word in enumerate(doc["words"]) if word.lower() in answer]
-    return _scores(doc, found[0] if found else INVALID)
+    """The first whole word of the answer that is one of the task's, in any case.
+
+    `released` is the class as AlphaEdit reads it: the first of the task's words that is a part of
+    the answer, so that "no" is found in "not" and "know".
+    """
+    answer, words = results[0].lower(), [word.lower() for word in doc["words"]]
+    found = next((word for word in WORD.findall(answer) if word in words), None)
+    parts = (number for number, word in enumerate(words) if word in answer)
+    return _scores(doc, INVALID if found is None else words.index(found), next(parts, INVALID))
 
 
 def letter(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """The first letter of A to D that stands alone."""
+    """The first letter of A to D that stands alone.
+
+    `released` is the class as AlphaEdit reads it: the first of A to D, in any case, with which some
+    line of the answer ends, be it the end of a longer word; the last line has no end.
+    """
     found = LETTER.search(results[0])
-    return _scores(doc, doc["words"].index(found.group()) if found else INVALID)
+    ends = (n for n, word in enumerate(doc["words"]) if f"{word}\n".lower() in results[0].lower())
+    number = doc["words"].index(found.group()) if found else INVALID
+    return _scores(doc, number, next(ends, INVALID))
 
 
 def weighted_f1(pairs: Sequence[tuple[int, int]]) -> float:
@@ -94,10 +106,11 @@ def weighted_f1(pairs: Sequence[tuple[int, int]]) -> float:
     return float(total)
 
 
-def _scores(doc: dict[str, Any], predicted: int) -> dict[str, Any]:
+def _scores(doc: dict[str, Any], predicted: int, released: int) -> dict[str, Any]:
     gold = doc["words"].index(doc["answer"])
     return {
         "f1": (gold, predicted),
         "acc": float(gold == predicted),
+        "released": (gold, released),
         "invalid": float(predicted == INVALID),
     }

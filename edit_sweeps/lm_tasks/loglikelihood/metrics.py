@@ -15,7 +15,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from edit_sweeps import task_data
 
 NO_ENTITY = "none"
-ENTITY = re.compile(r"(.+?) \((PER|ORG|LOC|MISC)\)(?:;|$)")
+ENTITY = re.compile(r"[;,\s]*(.+?) \((PER|ORG|LOC|MISC)\)\.?")
+"""One item of a list: a type ends it, so commas within a name are part of the name."""
 SPACED = (
     (" '", "'"), (" \n", "\n"), ("\n ", "\n"), (" n't", "n't"), ("`` ", '"'), ("''", '"'),
     (" :", ":"), (" ;", ";"), (" !", "!"), (" ?", "?"), (" ,", ","), (" .", "."),
@@ -106,7 +107,8 @@ def entities(doc: dict[str, Any], results: list[str]) -> dict[str, float | Count
     found = Counter((kind, name.strip()) for name, kind in ENTITY.findall(answer))
     hits = (found & gold).total()
     counts = (hits, found.total() - hits, gold.total() - hits)
-    return {"f1": counts, "invalid": float(not found and answer != NO_ENTITY)}
+    says_none = answer.casefold().strip(" .") == NO_ENTITY
+    return {"f1": counts, "invalid": float(not found and not says_none)}
 
 
 def micro_f1(counts: list[Counts]) -> float:

@@ -7,6 +7,7 @@ Each task gives a sound score (its headline), `released` (what the authors' scor
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,11 @@ NUMBER = re.compile(
     r"(?P<sign>(?<![\w.)])[-−])?\$?"
     r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 )
+NEXT_PROMPT = re.compile(r"Text:|Please identify")
+"""Where an answer on entities ends, as the model goes on to write the next prompt."""
+ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
+"""The beginning of a line of a bulleted or numbered list."""
+SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 SEPARATOR = re.compile(r"[,;|\n\t]|\band\b")
 """What stands between two names of an answer."""
 NO_ENTITY = frozenset({"none", "no", "no entity", "no entities", "nothing", "n/a"})
@@ -130,14 +136,13 @@ def ner(doc: Document, results: list[str]) -> dict[str, Any]:
     span counts: a name that the sentence has twice must be written twice, and one written too often
     is spurious.
     """
-    found, any_answer = _names(results[0], doc["gold"])
     gold = Counter(map(_name, doc["gold"]))
-    hits = (found & gold).total()
-    counts: Counts = hits, found.total() - hits, gold.total() - hits
+    lists = [_names(text, doc["gold"]) for text in _lists(results[0])]
+    counts = [_counts(Counter(names), gold) for names in lists if names is not None]
     return {
-        "f1": counts,
+        "f1": max(counts, key=_own_f1, default=_counts(Counter(), gold)),
         "released": released.ner(doc, results[0]),
-        "invalid": float(not any_answer),
+        "invalid": float(not counts),
     }
 
 
@@ -231,8 +236,36 @@ def _spans(tokens: Sequence[str], tags: Sequence[str], kind: str) -> list[str]:
     return [_sentence([*span]) for span in spans]
 
 
-def _names(text: str, gold: Sequence[str]) -> tuple[Counter[str], bool]:
-    """The names that an answer lists, and whether it says anything at all.
+def _lists(text: str) -> list[str]:
+    """What a text of 10 tokens, which never stops by itself, may mean as its list of names.
+
+    That is the first line with a word in it, before the model repeats its prompt; where that line is
+    an item of a list, the items that follow are part of it. A model that answers and goes on in the
+    same line must not lose by it, so the list may also end with each sentence of that line ("U.S."
+    ends one, "Paris." another): the best of them counts.
+    """
+    before = NEXT_PROMPT.split(text)[0]
+    lines = [line for line in before.splitlines() if re.search(r"\w", line)]
+    if not lines:
+        return []
+    items = list(itertools.takewhile(ITEM.match, lines))
+    answer = "\n".join(items or lines[:1])
+    ends = [end.start() for end in SENTENCE_END.finditer(answer)]
+    return [answer, *(answer[:end] for end in ends)]
+
+
+def _counts(found: Counter[str], gold: Counter[str]) -> Counts:
+    hits = (found & gold).total()
+    return hits, found.total() - hits, gold.total() - hits
+
+
+def _own_f1(counts: Counts) -> tuple[float, int]:
+    """F1 of one document; among equals the one with fewer spurious names is better."""
+    return micro_f1([counts]), -counts[1]
+
+
+def _names(text: str, gold: Sequence[str]) -> list[str] | None:
+    """The names that an answer lists; None when it says nothing at all.
 
     Names stand between commas, semicolons, bars, ends of lines and "and". A gold name with one of
     these in it ("Trinidad and Tobago") is looked for first. "None" lists no names.
@@ -244,7 +277,7 @@ def _names(text: str, gold: Sequence[str]) -> tuple[Counter[str], bool]:
             text = text.replace(name, ";", 1)
     found += [piece for piece in SEPARATOR.split(text) if _name(piece)]
     named = [_name(p) for p in found if " ".join(p.split()).strip(" .").lower() not in NO_ENTITY]
-    return Counter(named), bool(found)
+    return named if found else None
 
 
 def _name(piece: str) -> str:

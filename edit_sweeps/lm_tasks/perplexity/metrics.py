@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,25 +68,48 @@ def _texts(path: Path) -> list[str]:
             f"or .jsonl with strings or objects that have one of {', '.join(FIELDS)}"
         )
         raise TaskDataError(msg)
-    content = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".txt":
-        return re.split(r"\n\s*\n", content)
     try:
-        lines = [line for line in content.split("\n") if line.strip()]
-        rows = json.loads(content) if path.suffix == ".json" else list(map(json.loads, lines))
-    except json.JSONDecodeError as error:
+        content = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".txt":
+            return re.split(r"\n\s*\n", content)
+        rows = _list(content, path) if path.suffix == ".json" else _lines(content, path)
+        return [_text(row, place) for place, row in rows]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         msg = f"{path} cannot be read: {error}"
         raise TaskDataError(msg) from error
-    return [_text(row, path, number) for number, row in enumerate(rows)]
 
 
-def _text(row: Any, path: Path, number: int) -> str:
+def _list(content: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each text stands, in words, and what stands there."""
+    rows = json.loads(content)
+    if not isinstance(rows, list):
+        msg = (
+            f"{path} holds a JSON {type(rows).__name__}; a list is needed, of strings or of objects "
+            f"that have one of {', '.join(FIELDS)}"
+        )
+        raise TaskDataError(msg)
+    for number, row in enumerate(rows, 1):
+        yield f"{path}, text {number} of {len(rows)}", row
+
+
+def _lines(content: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each text stands, in words, and what stands there; blank lines are counted and skipped."""
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            msg = f"{path}, line {number}: is not JSON ({error.msg}): {line.strip()[:80]}"
+            raise TaskDataError(msg) from error
+        yield f"{path}, line {number}", row
+
+
+def _text(row: Any, place: str) -> str:
     if isinstance(row, str):
         return row
     for field in FIELDS:
         if isinstance(row, dict) and isinstance(row.get(field), str):
             return str(row[field])
-    msg = (
-        f"{path}, text {number}: is neither a string nor an object with one of {', '.join(FIELDS)}"
-    )
+    msg = f"{place}: is neither a string nor an object with one of {', '.join(FIELDS)}"
     raise TaskDataError(msg)
