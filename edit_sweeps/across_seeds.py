@@ -70,6 +70,12 @@ class DocumentSpread:
     alone: float
     n: int
 
+    def among(self, seeds: int, fewer: int) -> DocumentSpread:
+        """That of the mean over `fewer` of the `seeds`, by their number: the interaction shrinks with it."""
+        interaction = max(0.0, self.alone - self.together) * seeds / max(1, seeds - 1)
+        together = self.together + interaction * (1 / fewer - 1 / seeds)
+        return DocumentSpread(together, self.alone, self.n)
+
     def half(self, seeds: int) -> float:
         """Half the width of the 95 % interval that is the documents' own, without interaction."""
         own = self.together

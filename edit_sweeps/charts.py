@@ -16,6 +16,7 @@ import altair as alt
 
 from edit_sweeps.across_seeds import DOCUMENTS, Estimate
 from edit_sweeps.record import Comparison, Score
+from edit_sweeps.repeats import by_seed, joined, latest, series_key
 from edit_sweeps.table import EDIT, CellView, headlines, loss_is_sure, mean_retention
 
 N_COLORS = 7
@@ -71,11 +72,6 @@ class Series:
         return f"var(--series-{self.color})"
 
 
-def edits_label(cell: CellView) -> str:
-    """How the edits were dealt out; the batch size where it is not implied."""
-    return f"{cell.edits} {cell.batch_size}" if cell.edits == "batch_sequential" else cell.edits
-
-
 def series_of(cells: Iterable[CellView]) -> list[Series]:
     """The cells of one model, baselines left out, grouped by what was edited and how.
 
@@ -85,8 +81,7 @@ def series_of(cells: Iterable[CellView]) -> list[Series]:
     groups: dict[tuple[str, ...], list[CellView]] = {}
     for cell in cells:
         if not cell.is_baseline:
-            traits = (cell.regularizer, edits_label(cell), cell.dataset, cell.overrides)
-            groups.setdefault((cell.editor, *traits), []).append(cell)
+            groups.setdefault(series_key(cell), []).append(cell)
     differing = [len(set(values)) > 1 for values in zip(*groups, strict=True)]
     editors = list(dict.fromkeys(key[0] for key in groups))
     found = []
@@ -127,7 +122,7 @@ def points(series: Sequence[Series], measure: Measure, estimates: Estimates) -> 
     for number, one in enumerate(series):
         shift = 1 + DODGE * (number - (len(series) - 1) / 2)
         by_count: dict[int, list[tuple[CellView, Measured]]] = {}
-        for cell in one.cells:
+        for cell in latest(one.cells, lambda cell: measure(cell) is not None):
             measured = measure(cell)
             if measured is not None and measured[0].value is not None:
                 by_count.setdefault(cell.num_edits, []).append((cell, measured))
@@ -183,7 +178,7 @@ def merge(found: Sequence[tuple[CellView, Measured]], estimate: Estimate | None)
         "high": round(value if high is None else high, 5),
         "before": round(fmean(before), 5) if before else None,
         "sure": all(c is not None and loss_is_sure(score, c) for _, (score, c) in found),
-        "state": ", ".join(sorted({cell.state for cell, _ in found})),
+        "state": states_of(cell for cell, _ in found),
         "seeds": len(found),
         "over": over,
     }
@@ -250,7 +245,7 @@ def marks(base: Any, series: Sequence[Series]) -> Any:
 
 
 def trade_off(series: Sequence[Series]) -> Spec:
-    """Efficacy against mean retention, one point a cell; a path for each seed follows its edits."""
+    """Efficacy against mean retention, one point a seed and count; a path for each seed follows its edits."""
     found = [point for one in series for point in trade_off_points(one)]
     across, upwards = (around([point[name] for point in found]) for name in ("retention", "value"))
     base = (
@@ -283,16 +278,22 @@ def around(values: Sequence[float]) -> Any:
 
 
 def trade_off_points(series: Series) -> list[Point]:
-    """Cells with both an efficacy and a retention."""
-    made, efficacy = [], of_edits("efficacy")
-    for cell in series.cells:
-        measured = efficacy(cell)
-        kept = mean_retention(cell.record) if cell.record else None
-        if measured and measured[0].value is not None and kept is not None:
-            about = {"series": series.label, "edits": cell.num_edits, "seed": cell.seed}
-            found = {"value": round(measured[0].value, 4), "retention": round(kept, 4)}
-            made.append(about | found | {"state": cell.state})
+    """Seeds with both an efficacy and a retention."""
+    made = []
+    for (count, seed), cells in by_seed(series.cells).items():
+        record = joined(cells)
+        efficacy = record.scores.get(EDIT, {}).get("efficacy")
+        kept = mean_retention(record)
+        if efficacy and efficacy.value is not None and kept is not None:
+            about = {"series": series.label, "edits": count, "seed": seed}
+            found = {"value": round(efficacy.value, 4), "retention": round(kept, 4)}
+            made.append(about | found | {"state": states_of(cells)})
     return made
+
+
+def states_of(cells: Iterable[CellView]) -> str:
+    """The different states, joined."""
+    return ", ".join(sorted({cell.state for cell in cells}))
 
 
 def edits_axis(counts: Sequence[int]) -> Any:

@@ -16,6 +16,7 @@ from edit_sweeps.across_seeds import Array, DocumentSpread, Estimate
 from edit_sweeps.aggregations import LOWER_IS_BETTER
 from edit_sweeps.draws import Bootstrap, Sampled, draw, read_samples, recorded_spread
 from edit_sweeps.record import Comparison, Score
+from edit_sweeps.repeats import latest
 from edit_sweeps.statistics import ratio
 from edit_sweeps.table import EDIT, CellView, headlines
 
@@ -43,7 +44,7 @@ class Point:
 
     Attributes:
         metric: The task's headline; empty for the mean over the tasks.
-        seeds: As many as cells.
+        seeds: No seed twice.
         values: `score`, `retention` and `ratio` -> one value a seed; without those that are not
             defined for every seed.
         spreads: The same keys -> spread over documents.
@@ -104,10 +105,10 @@ def samples_of(folder: Path, measured: Mapping[str, Measured]) -> dict[str, Samp
 def by_count(
     cells: Iterable[CellView], measured: Mapping[str, Measured]
 ) -> dict[int, list[CellView]]:
-    """Number of edits -> the cells that have a value in what was measured of a task."""
+    """Number of edits -> a cell for each seed that has a value in what was measured of a task."""
     counts: dict[int, list[CellView]] = {}
-    for cell in cells:
-        if cell.cell in measured and measured[cell.cell][1].value is not None:
+    for cell in latest(cells, lambda cell: cell.cell in measured):
+        if measured[cell.cell][1].value is not None:
             counts.setdefault(cell.num_edits, []).append(cell)
     return counts
 
@@ -241,10 +242,14 @@ def edit_estimates(cells: Iterable[CellView], metric: str) -> dict[int, Estimate
 
     Each seed has requests of its own, so what varies between the seeds holds the documents too.
     """
+
+    def score_of(cell: CellView) -> Score | None:
+        return cell.record.scores.get(EDIT, {}).get(metric) if cell.record else None
+
     found: dict[int, list[Score]] = {}
-    for cell in cells:
-        score = cell.record.scores.get(EDIT, {}).get(metric) if cell.record else None
-        if cell.scored and score is not None and score.value is not None:
+    for cell in latest(cells, lambda cell: score_of(cell) is not None):
+        score = score_of(cell)
+        if score is not None and score.value is not None:
             found.setdefault(cell.num_edits, []).append(score)
     return {
         count: settle(

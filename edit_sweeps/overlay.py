@@ -29,8 +29,9 @@ def panels(series: Sequence[Series]) -> dict[str, Spec]:
 def published_points(series: Sequence[Series]) -> list[Point]:
     """The paper's points that lie on the lines of these series, from the first edit on.
 
-    A cell whose number of edits was capped is on no line. The paper drew unregularised ROME twice, with
-    other numbers; a series that stands beside regularised ones is held against the second.
+    A cell whose number of edits was capped, or that wrote other facts than the paper's, is on no line. The
+    paper drew unregularised ROME twice, with other numbers; a series that stands beside regularised ones is
+    held against the second.
     """
     regularised = any(cell.regularizer != "none" for one in series for cell in one.cells)
     found = []
@@ -56,9 +57,16 @@ def published_points(series: Sequence[Series]) -> list[Point]:
 
 
 def configurations(cells: Iterable[CellView]) -> list[Mapping[str, Any]]:
-    """Of the cells that have scores and as many edits as were asked for."""
-    records = [cell.record for cell in cells if cell.record and cell.scored]
-    return [r.config for r in records if not r.config.get("num_edits_asked")]
+    """Of the cells that can be held against the paper."""
+    return [cell.record.config for cell in cells if cell.record and comparable(cell)]
+
+
+def comparable(cell: CellView) -> bool:
+    """Whether a cell has scores, as many edits as were asked for, and wrote the paper's facts."""
+    if cell.record is None or not cell.scored:
+        return False
+    config = cell.record.config
+    return not config.get("num_edits_asked") and published.on_its_facts(config)
 
 
 def told(point: published.Published) -> str:
@@ -70,7 +78,7 @@ def released(task: str) -> Measure:
     """The released scorer's value in `task`."""
 
     def measure(cell: CellView) -> Measured | None:
-        if cell.record is None or not cell.scored or cell.record.config.get("num_edits_asked"):
+        if cell.record is None or not comparable(cell):
             return None
         score = cell.record.scores.get(task, {}).get(published.METRIC)
         compared = cell.record.comparisons.get(task, {}).get(published.METRIC, NO_COMPARISON)

@@ -37,6 +37,10 @@ EDIT_METRICS: Mapping[str, str] = MappingProxyType(
 """The paper's score of an edit -> ours. Its locality is agreement with the unedited model, which we do not have."""
 
 
+DATASETS = frozenset({"zsre_paper", "zsre"})
+"""Options of `dataset` that write the paper's facts, with `target=alt`, the counterfactual answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """One number of the paper.
@@ -138,7 +142,12 @@ def line(
 
 
 def line_of(config: Mapping[str, Any], figure: str | None = None) -> list[Published]:
-    """The paper's line on which a cell with this configuration lies; empty where there is none."""
+    """The paper's line on which a cell with this configuration lies; empty where there is none.
+
+    A cell that wrote other facts lies on none.
+    """
+    if not on_its_facts(config):
+        return []
     regularizer, edits = config["regularizer"], config["edits"]
     return line(
         config["model"]["name"],
@@ -149,6 +158,12 @@ def line_of(config: Mapping[str, Any], figure: str | None = None) -> list[Publis
         keep=regularizer.get("keep"),
         figure=figure,
     )
+
+
+def on_its_facts(config: Mapping[str, Any]) -> bool:
+    """Whether a cell with this configuration edited in facts of the paper's data set."""
+    dataset = config["dataset"]
+    return dataset["name"] in DATASETS and dataset.get("target", "alt") == "alt"
 
 
 def curve(

@@ -9,14 +9,17 @@ from statistics import fmean
 from typing import Any
 
 from edit_sweeps.record import Comparison, Record, Score
+from edit_sweeps.repeats import by_seed, joined, left_out
 from edit_sweeps.table import (
     EDIT,
     CellView,
     headlines,
     mean_retention,
     read_cells,
+    task_errors,
     tasks_lost,
     tasks_lost_by_holm,
+    tasks_tested,
 )
 
 UNKNOWN = "–"
@@ -36,12 +39,18 @@ def print_summary(study: Path, planned: Sequence[Mapping[str, Any]] | None = Non
         for line in lines
     ]
     reasons = [f"{cell.cell}: {last_line(cell.error)}" for cell in cells if cell.error]
+    reasons += [
+        f"{cell.cell}: task {task} failed: {last_line(message)}"
+        for cell in cells
+        if cell.record and cell.scored
+        for task, message in task_errors(cell.record).items()
+    ]
     return "\n".join([*text, counted(cells), *notes(cells), *reasons])
 
 
 def notes(cells: Sequence[CellView]) -> list[str]:
-    """What a reader must know of how many requests were written: counts capped, requests left out."""
-    found = []
+    """What a reader must know: edit counts capped, requests left out, cells that are in no curve."""
+    found = list(repeats_told(cells))
     for cell in cells:
         config, counts = (cell.record.config, cell.record.counts) if cell.record else ({}, {})
         asked = ", ".join(map(str, config.get("num_edits_asked") or ()))
@@ -64,6 +73,19 @@ def notes(cells: Sequence[CellView]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def repeats_told(cells: Sequence[CellView]) -> Iterator[str]:
+    """How many cells repeat a seed and are therefore in no curve."""
+    others = [cell.cell for cell in left_out(cells)]
+    if others:
+        told = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        yield (
+            f"{len(others)} cell{'s'[: len(others) != 1]} left out of the curves, tests and findings "
+            f"where a later cell has the same series, seed, number of edits and task ({told}); the "
+            "tables keep them. Cells that differ in a setting are a series of their own when it is "
+            "given on the command line"
+        )
+
+
 def summary_line(cell: CellView) -> tuple[str, ...]:
     """One line of the summary."""
     if cell.record is None or not cell.scored:
@@ -71,7 +93,7 @@ def summary_line(cell: CellView) -> tuple[str, ...]:
     edits = cell.record.scores.get(EDIT, {})
     scores = [edits.get(metric) for metric in ("efficacy", "paraphrase", "neighborhood")]
     told = [short(score.value) if score else UNKNOWN for score in scores]
-    lost = f"{len(tasks_lost(cell.record))}/{len(headlines(cell.record))}"
+    lost = f"{len(tasks_lost(cell.record))}/{len(tasks_tested(cell.record))}"
     has_tasks = any(task != EDIT for task in cell.record.comparisons)
     kept = short(mean_retention(cell.record))
     return (cell.cell, cell.state, *told, kept, lost if has_tasks else UNKNOWN)
@@ -88,20 +110,23 @@ def counted(cells: Sequence[CellView]) -> str:
 
 def findings(label: str, cells: Sequence[CellView]) -> Iterator[str]:
     """What came of one series at its largest number of edits that was scored, in a sentence."""
-    scored = [cell for cell in cells if cell.scored]
+    scored = by_seed(cells)
     if not scored:
         yield f"{label}: no cell has scores."
         return
-    most = max(cell.num_edits for cell in scored)
-    last = [cell for cell in scored if cell.num_edits == most and cell.record]
-    records = [cell.record for cell in last if cell.record]
+    most = max(count for count, _ in scored)
+    last = [mine for (count, _), mine in scored.items() if count == most]
+    records = [joined(mine) for mine in last]
     parts = [f"efficacy {efficacy_told(records)}", *loss_told(records)]
-    if any(cell.state == "collapsed" for cell in last):
+    if any(cell.state == "collapsed" for mine in last for cell in mine):
         parts.append("the model collapsed")
+    every = len({seed for _, seed in scored})
+    if len(last) < every:
+        parts.append(f"only {len(last)} of {every} seeds have scores there")
     beyond = sorted({cell.num_edits for cell in cells if cell.num_edits > most})
     if beyond:
         parts.append(f"no scores at {', '.join(map(str, beyond))}")
-    seeds = f", mean of {len(last)} cells" if len(last) > 1 else ""
+    seeds = f", mean of {len(last)} seeds" if len(last) > 1 else ""
     yield f"{label} at {most} edit{'s'[: most != 1]}{seeds}: {'; '.join(parts)}."
 
 
@@ -116,11 +141,15 @@ def efficacy_told(records: Sequence[Record]) -> str:
 
 def loss_told(records: Sequence[Record]) -> Iterator[str]:
     """How many tasks were lost and what share of the ability is left."""
-    compared = [len(headlines(record)) for record in records if record.comparisons]
-    if any(compared):
-        lost = fmean(len(tasks_lost(record)) for record in records)
-        by_holm = fmean(len(tasks_lost_by_holm(record)) for record in records)
-        yield f"{lost:g} of {max(compared)} tasks lost ({by_holm:g} by Holm)"
+    compared = [record for record in records if record.comparisons]
+    tested = max((len(tasks_tested(record)) for record in compared), default=0)
+    if tested:
+        lost = fmean(len(tasks_lost(record)) for record in compared)
+        by_holm = fmean(len(tasks_lost_by_holm(record)) for record in compared)
+        yield f"{lost:g} of {tested} tasks lost ({by_holm:g} by Holm)"
+    untested = {task for one in compared for task in set(headlines(one)) - set(tasks_tested(one))}
+    if untested:
+        yield f"not tested, without an interval: {', '.join(sorted(untested))}"
     kept = [value for value in map(mean_retention, records) if value is not None]
     if kept:
         yield f"mean retention {short(fmean(kept))}"
@@ -140,6 +169,8 @@ def value_told(score: Score) -> str:
 
 def difference_told(compared: Comparison) -> str:
     """The baseline and the difference with its interval."""
+    if compared.difference is None and compared.baseline is not None:
+        return f"unedited {short(compared.baseline)}, no finite score now"
     if compared.difference is None:
         return "not compared with the unedited model"
     told = f"unedited {short(compared.baseline)}, difference {short(compared.difference)}"

@@ -70,7 +70,9 @@ def survival(points: Sequence[Point], trend: Trend | None, p_holm: float | None)
         sure = (trend.p if p_holm is None else p_holm) < SURE
         mark = ("↓" if trend.tau < 0 else "↑") if sure else ""
         adjusted = "" if p_holm is None else f", by Holm {p_holm:.2g}"
-        words.append(f"{TESTS[trend.test]}: mean tau {trend.tau:.2f}, p {trend.p:.2g}{adjusted}")
+        words.append(
+            f"{TESTS[trend.test]} ({trend.method}): mean tau {trend.tau:.2f}, p {trend.p:.2g}{adjusted}"
+        )
     told = "; ".join(words)
     if half is None:
         return Survival("", "", mark, told)
@@ -92,8 +94,10 @@ def life_told(found: Life | None, points: Sequence[Point]) -> str:
     over = next((e.covers for p in points if (e := p.estimates.get("retention"))), "")
     told = f"half of the retention is gone after {found.at.told()} edits"
     told += f" (95 % interval {ends}, over {over})" if ends else ""
-    if found.lowest and found.highest and max(len(p.seeds) for p in points) > 1:
+    if found.seeds > 1:
         told += f"; single seeds {found.lowest.told()} to {found.highest.told()}"
+    if found.counts[-1] < points[-1].edits:
+        told += f"; only up to {found.counts[-1]} edits are all {found.seeds} seeds scored"
     return told
 
 

@@ -292,18 +292,27 @@ def mean_retention_interval(record: Record) -> tuple[float, float] | None:
     return middle - reach, middle + reach
 
 
+def tasks_tested(record: Record) -> list[str]:
+    """Tasks that can count as lost: those with an interval of the difference, and those that broke."""
+    return [
+        task
+        for task, (_, score, c) in headlines(record).items()
+        if broke(score, c) or (c.low is not None and c.high is not None)
+    ]
+
+
 def tasks_lost(record: Record) -> list[str]:
-    """Tasks whose headline metric got worse with a paired 95 % interval that excludes zero."""
+    """Tasks whose headline metric got worse: the paired 95 % interval excludes zero, or it broke."""
     return [task for task, (_, score, c) in headlines(record).items() if loss_is_sure(score, c)]
 
 
 def tasks_lost_by_holm(record: Record) -> list[str]:
-    """Tasks whose headline metric got worse with an adjusted p below .05."""
+    """Tasks whose headline metric got worse with an adjusted p below .05, or broke."""
     adjusted = p_holm(record)
     return [
         task
         for task, (_, score, compared) in headlines(record).items()
-        if adjusted.get(task, 1.0) < SURE and is_worse(score, compared)
+        if broke(score, compared) or (adjusted.get(task, 1.0) < SURE and is_worse(score, compared))
     ]
 
 
@@ -319,8 +328,19 @@ def is_worse(score: Score, compared: Comparison) -> bool:
     return change > 0 if score.aggregation in LOWER_IS_BETTER else change < 0
 
 
+def broke(score: Score, compared: Comparison) -> bool:
+    """Whether a finite score became one that is not, as the perplexity of a dead model does.
+
+    There is no difference then, and no interval or test; but the loss is beyond doubt.
+    """
+    known = compared.baseline is not None and compared.difference is None
+    return score.n > 0 and score.value is None and known
+
+
 def loss_is_sure(score: Score, compared: Comparison) -> bool:
-    """Whether the interval of the difference lies wholly on the worse side of zero."""
+    """Whether the interval of the difference lies wholly on the worse side of zero, or it broke."""
+    if broke(score, compared):
+        return True
     if compared.low is None or compared.high is None:
         return False
     return compared.low > 0 if score.aggregation in LOWER_IS_BETTER else compared.high < 0

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from functools import cache
+from itertools import permutations, takewhile
 from math import exp, inf, log
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from edit_sweeps.across_seeds import Array
+from edit_sweeps.across_seeds import Array, Estimate, estimate
 from edit_sweeps.curves import MEAN, Point, Row, write_rows
 from edit_sweeps.statistics import holm
 
 TRENDS_FILE = "trends.csv"
 HALF, TENTH_LOST = 0.5, 0.9
 COLUMNS = (
-    "model", "series", "task", "n_seeds", "counts",
+    "model", "series", "task", "n_seeds", "n_seeds_fewest", "counts", "life_seeds", "life_counts",
     *(f"{name}{end}" for name in ("half_life", "life_90") for end in ("", "_bound", "_low", "_high")),
     "half_life_lowest_seed", "half_life_highest_seed",
-    "trend", "statistic", "tau", "seeds_falling", "p", "p_holm",
+    "trend", "method", "statistic", "tau", "seeds_falling", "p", "p_holm",
 )  # fmt: skip
-EXACT = 7
-"""Up to so many counts Kendall's test with ties goes through all orders."""
+EXACT = 8
+"""Up to so many counts all orders are gone through, with ties or without."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A curve that is about the same seeds from its first count to its last.
+
+    Attributes:
+        counts: Numbers of edits.
+        values: One row a seed, `[seeds, counts]`.
+        estimates: Mean over these seeds at each count.
+    """
+
+    counts: tuple[int, ...]
+    values: Array
+    estimates: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
@@ -56,15 +73,19 @@ class Life:
         at: Of the mean curve over the seeds.
         low: Where the lower ends of the curve's intervals fall below; None without intervals.
         high: Where the upper ends do.
-        lowest: Of the seed that falls first; of the seeds that have every count.
+        lowest: Of the seed that falls first.
         highest: Of the seed that falls last.
+        seeds: Number of seeds that were followed.
+        counts: The counts at which all of them are known.
     """
 
     at: Crossing
     low: Crossing | None
     high: Crossing | None
-    lowest: Crossing | None
-    highest: Crossing | None
+    lowest: Crossing
+    highest: Crossing
+    seeds: int
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -72,11 +93,12 @@ class Trend:
     """Whether the score goes one way as the number of edits grows.
 
     Attributes:
-        test: `page` (seeds that have every count, two or more) or `kendall` (the mean over seeds).
+        test: `page` (two seeds or more) or `kendall` (one).
         statistic: Page's L with the counts in falling order, or Kendall's tau-b.
         p: Two-sided.
         tau: Kendall's tau-b of score and count, mean over the seeds: -1 is a steady fall.
         falling: Seeds whose tau is negative.
+        method: Of p: `exact`, or `asymptotic` where there are too many orders to go through.
     """
 
     test: str
@@ -84,6 +106,7 @@ class Trend:
     p: float
     tau: float
     falling: int
+    method: str
 
 
 def crossing(counts: Sequence[int], kept: Sequence[float], threshold: float = HALF) -> Crossing:
@@ -103,6 +126,39 @@ def crossing(counts: Sequence[int], kept: Sequence[float], threshold: float = HA
     return Crossing(exp(x + (a - x) * (y - threshold) / (y - b)))
 
 
+def followed(points: Sequence[Point], quantity: str) -> Followed | None:
+    """The seeds of the first count, up to the first count that one of them lacks.
+
+    Seeds that a model does not survive go missing first. A curve of whoever is left would rise where
+    the last sound seed stands alone, and be sure of it. A seed that comes in later is left out.
+
+    Args:
+        points: Of one series and task, by number of edits.
+        quantity: `score`, `retention` or `ratio`; None is returned where the first count has none.
+    """
+    if not points or quantity not in points[0].values:
+        return None
+    seeds = points[0].seeds
+    whole = list(
+        takewhile(lambda p: quantity in p.values and set(seeds) <= set(p.seeds), points)
+    )  # fmt: skip
+    columns = [[p.values[quantity][p.seeds.index(seed)] for seed in seeds] for p in whole]
+    estimates = [
+        mean_among(point, quantity, column) for point, column in zip(whole, columns, strict=True)
+    ]
+    counts = tuple(point.edits for point in whole)
+    return Followed(counts, np.array(columns, dtype=np.float64).T, tuple(estimates))
+
+
+def mean_among(point: Point, quantity: str, values: Sequence[float]) -> Estimate:
+    """The mean of some of a point's seeds: the point's own where it has no others."""
+    if len(values) == len(point.seeds):
+        return point.estimates[quantity]
+    documents = point.spreads.get(quantity)
+    spread = documents.among(len(point.seeds), len(values)) if documents else None
+    return estimate(values, spread)
+
+
 def life(points: Sequence[Point], threshold: float = HALF) -> Life | None:
     """The life of one series and task; None where retention is not defined.
 
@@ -113,59 +169,74 @@ def life(points: Sequence[Point], threshold: float = HALF) -> Life | None:
         points: By number of edits.
         threshold: Of retention.
     """
-    known = [point for point in points if "retention" in point.estimates]
-    if not known:
+    curve = followed(points, "retention")
+    if curve is None:
         return None
-    counts = [point.edits for point in known]
-    found = [point.estimates["retention"] for point in known]
-    lows = [one.low for one in found if one.low is not None]
-    highs = [one.high for one in found if one.high is not None]
-    whole = len(lows) == len(found)
-    seeds = [
-        crossing(counts, curve, threshold)
-        for curve in by_seed(known, "retention").tolist()
-    ]  # fmt: skip
+    lows = [one.low for one in curve.estimates if one.low is not None]
+    highs = [one.high for one in curve.estimates if one.high is not None]
+    whole = len(lows) == len(curve.estimates)
+    seeds = [crossing(curve.counts, one, threshold) for one in curve.values.tolist()]
     seeds.sort(key=lambda one: ({"<": 0, "": 1, ">": 2}[one.bound], one.edits))
     return Life(
-        crossing(counts, [one.value for one in found], threshold),
-        crossing(counts, lows, threshold) if whole else None,
-        crossing(counts, highs, threshold) if whole else None,
-        seeds[0] if seeds else None,
-        seeds[-1] if seeds else None,
+        crossing(curve.counts, [one.value for one in curve.estimates], threshold),
+        crossing(curve.counts, lows, threshold) if whole else None,
+        crossing(curve.counts, highs, threshold) if whole else None,
+        seeds[0],
+        seeds[-1],
+        len(seeds),
+        curve.counts,
     )
 
 
-def by_seed(points: Sequence[Point], quantity: str) -> Array:
-    """The curves of the seeds that have every count, `[seeds, counts]`."""
-    seeds = [s for s in points[0].seeds if all(s in point.seeds for point in points)]
-    rows = [[point.values[quantity][point.seeds.index(s)] for point in points] for s in seeds]
-    return np.array(rows, dtype=np.float64).reshape(len(seeds), len(points))
-
-
 def trend(points: Sequence[Point]) -> Trend | None:
-    """Page's test over the seeds, or Kendall's on the mean; None for fewer than three counts.
+    """Page's test over the seeds, or Kendall's of one; None for fewer than three counts.
 
-    None too where no score changes at all.
+    None too where no score changes at all. Seeds and counts are those of `followed`.
 
     Args:
         points: Of one series and task, by number of edits.
     """
-    known = [point for point in points if "score" in point.values]
-    if len(known) < 3:
+    curve = followed(points, "score")
+    if curve is None or len(curve.counts) < 3:
         return None
-    mean = np.array([point.estimates["score"].value for point in known])
-    curves = by_seed(known, "score")
-    if (curves == curves[:, :1]).all() and np.ptp(mean) == 0:
+    values = curve.values
+    if (values == values[:, :1]).all():
         return None
-    taus = kendall_tau(curves)
-    falling = int((taus < 0).sum())
-    if len(curves) < 2:
-        tau = float(kendall_tau(mean))
-        return Trend("kendall", tau, kendall_p(mean), tau, falling)
-    down = stats.page_trend_test(curves[:, ::-1])
-    up = stats.page_trend_test(curves)
-    p = min(1.0, 2 * min(float(down.pvalue), float(up.pvalue)))
-    return Trend("page", float(down.statistic), p, float(taus.mean()), falling)
+    taus = kendall_tau(values)
+    tau, falling = float(taus.mean()), int((taus < 0).sum())
+    if len(values) < 2:
+        p, method = kendall_p(values[0])
+        return Trend("kendall", tau, p, tau, falling, method)
+    p, method = page_p(values)
+    falls = stats.rankdata(values, axis=1) @ np.arange(len(curve.counts), 0, -1)
+    return Trend("page", float(falls.sum()), p, tau, falling, method)
+
+
+@cache
+def all_orders(n: int) -> NDArray[np.int64]:
+    """Every order of `n` things, the given one first: `[n!, n]`."""
+    return np.array(list(permutations(range(n))))
+
+
+def page_p(values: Array) -> tuple[float, str]:
+    """Two-sided p of Page's test of `[seeds, counts]`, and its method.
+
+    With few counts it is exact, ties or not: the sum over the seeds of what all orders of a seed's
+    ranks give. scipy's table assumes that there are no ties. With many counts it is scipy's normal
+    approximation, which ties make too wide.
+    """
+    counts = values.shape[1]
+    if counts > EXACT:
+        sides = [stats.page_trend_test(v, method="asymptotic") for v in (values, values[:, ::-1])]
+        return min(1.0, 2 * min(float(side.pvalue) for side in sides)), "asymptotic"
+    twice = np.rint(2 * stats.rankdata(values, axis=1)).astype(np.int64)  # ranks may be halves
+    orders, place = all_orders(counts), np.arange(1, counts + 1)
+    chances = np.ones(1)
+    for ranks in twice:
+        chances = np.convolve(chances, np.bincount(ranks[orders] @ place) / len(orders))
+    seen = int((twice @ place).sum())
+    one_sided = min(chances[: seen + 1].sum(), chances[seen:].sum())
+    return min(1.0, 2 * float(one_sided)), "exact"
 
 
 def concordance(values: Array) -> Array:
@@ -181,17 +252,20 @@ def kendall_tau(values: Array) -> Array:
     return concordance(values) / np.sqrt(len(first) * np.maximum(untied, 1))
 
 
-def kendall_p(values: Array) -> float:
-    """Two-sided p of Kendall's test of `values` against their order.
+def kendall_p(values: Array) -> tuple[float, str]:
+    """Two-sided p of Kendall's test of `values` against their order, and its method.
 
-    scipy's exact p holds without ties; with ties and few values all orders are gone through.
+    scipy's exact p holds without ties; with ties and few values all orders are gone through. With
+    ties and many values it is scipy's normal approximation.
     """
     n = len(values)
-    if len(np.unique(values)) == n or n > EXACT:
-        return float(stats.kendalltau(np.arange(n), values)[1])
-    orders = values[np.array(list(permutations(range(n))))]
+    if len(np.unique(values)) == n:
+        return float(stats.kendalltau(np.arange(n), values, method="exact")[1]), "exact"
+    if n > EXACT:
+        return float(stats.kendalltau(np.arange(n), values, method="asymptotic")[1]), "asymptotic"
+    orders = values[all_orders(n)]
     scores = np.abs(concordance(orders))
-    return float((scores >= scores[0]).mean())
+    return float((scores >= scores[0]).mean()), "exact"
 
 
 def lines_of(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
@@ -227,13 +301,16 @@ def rows_of(points: Sequence[Point]) -> list[Row]:
     lines, rows = lines_of(points), []
     for (series, task), (one, adjusted) in trends_of(points).items():
         mine = lines[series, task]
-        row: Row = {"series": series, "task": task, "n_seeds": max(len(p.seeds) for p in mine)}
-        row |= {"counts": len(mine)}
+        seeds = [len(point.seeds) for point in mine]
+        row: Row = {"series": series, "task": task, "counts": len(mine)}
+        row |= {"n_seeds": max(seeds), "n_seeds_fewest": min(seeds)}
         for name, threshold in (("half_life", HALF), ("life_90", TENTH_LOST)):
-            row |= life_columns(name, life(mine, threshold))
+            found = life(mine, threshold)
+            row |= life_columns(name, found)
+            row |= {"life_seeds": found.seeds, "life_counts": len(found.counts)} if found else {}
         if one is not None:
             row |= {
-                "trend": one.test, "statistic": one.statistic, "tau": one.tau,
+                "trend": one.test, "method": one.method, "statistic": one.statistic, "tau": one.tau,
                 "seeds_falling": one.falling, "p": one.p, "p_holm": adjusted,
             }  # fmt: skip
         rows.append(row)

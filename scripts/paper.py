@@ -12,12 +12,22 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from edit_sweeps.published import EDIT_METRICS, EDITORS, METRIC, Published, line_of, published
+from edit_sweeps.published import (
+    EDIT_METRICS,
+    EDITORS,
+    METRIC,
+    Published,
+    line_of,
+    on_its_facts,
+    published,
+)
+from edit_sweeps.record import Score
+from edit_sweeps.repeats import latest
 from edit_sweeps.table import EDIT, CellView, read_cells
 
 HOME = Path(__file__).parent.parent
@@ -30,6 +40,8 @@ FIGURES = {
 }
 """Figure, the name of its preset -> the study that its lines fill."""
 MODELS = ("gpt2-xl", "llama-7b")
+EDITS_OF_RECT_EDITING = 20
+"""The figure of the edits' scores does not say how many edits; 20 is inferred: docs/reproducing.md."""
 TABLE = "paper.md"
 NOTE = (
     "Ours: mean over seeds, and the range where there are several. Paper: read off its figures, a single run; the last "
@@ -124,6 +136,13 @@ def comparison(study: Path) -> str:
     if len(parts) == 2:
         parts.append("No cell of this study has a score that the paper has too.")
     capped = sorted({cell.cell for cell in scored if asked(cell)})
+    elsewhere = [c.dataset for c in scored if not c.is_baseline and not wrote_papers_facts(c)]
+    if elsewhere:
+        names = ", ".join(sorted(set(elsewhere)))
+        parts.append(
+            "Not compared, since they did not write the paper's facts (dataset=zsre_paper, or zsre with "
+            f"target=alt): {len(elsewhere)} cell{'s'[: len(elsewhere) != 1]} of dataset={names}"
+        )
     if capped:
         parts.append(
             "Capped by `dataset.cap` and not compared, since the paper's counts are larger: "
@@ -137,10 +156,16 @@ def heading(cell: CellView) -> str:
     if cell.is_baseline:
         return f"{cell.model}, unedited"
     how = f"{cell.edits} of {cell.batch_size}" if cell.edits == "batch_sequential" else cell.edits
-    parts = [cell.model, f"{cell.editor} ({EDITORS.get(cell.editor, 'not in the paper')})", how]
+    editor = f"{cell.editor} ({EDITORS.get(cell.editor, 'not in the paper')})"
+    parts = [cell.model, editor, how, cell.dataset]
     if cell.regularizer != "none":
         parts.append(f"regularizer={cell.regularizer}")
     return ", ".join([*parts, *filter(None, [cell.overrides])])
+
+
+def wrote_papers_facts(cell: CellView) -> bool:
+    """Whether a cell wrote the paper's facts."""
+    return cell.record is not None and on_its_facts(cell.record.config)
 
 
 def asked(cell: CellView) -> list[int]:
@@ -148,18 +173,28 @@ def asked(cell: CellView) -> list[int]:
     return list(cell.record.config.get("num_edits_asked") or []) if cell.record else []
 
 
-def compare(cells: Iterable[CellView], *, regularized: bool) -> Iterator[Compared]:
-    """Our cells of one line, joined over seeds, with what the paper has at the same count."""
-    found: dict[tuple[str, str, int], tuple[list[float], Published]] = {}
-    for cell in cells:
-        for point in numbers_for(cell, regularized=regularized):
-            metric = EDIT_METRICS.get(point.metric, point.metric)
-            score = cell.record.scores.get(point.task, {}).get(metric) if cell.record else None
+def compare(cells: Sequence[CellView], *, regularized: bool) -> Iterator[Compared]:
+    """Our cells of one line, joined over seeds, with what the paper has at the same count.
+
+    A seed that was run twice counts once: the cell that finished last.
+    """
+    numbers = {cell.cell: numbers_for(cell, regularized=regularized) for cell in cells}
+    for point in dict.fromkeys(point for found in numbers.values() for point in found):
+        metric = EDIT_METRICS.get(point.metric, point.metric)
+        on_line = [cell for cell in cells if point in numbers[cell.cell]]
+        scores = {cell.cell: score_of(cell, point.task, metric) for cell in on_line}
+        values: dict[int, list[float]] = {}
+        for cell in latest(on_line, lambda cell, scores=scores: scores[cell.cell] is not None):
+            score = scores[cell.cell]
             if score is not None and score.value is not None:
-                key = (point.task, metric, cell.num_edits)
-                found.setdefault(key, ([], point))[0].append(score.value)
-    for (task, metric, count), (ours, point) in found.items():
-        yield Compared(task, metric, count, tuple(ours), point)
+                values.setdefault(cell.num_edits, []).append(score.value)
+        for count, found in values.items():
+            yield Compared(point.task, metric, count, tuple(found), point)
+
+
+def score_of(cell: CellView, task: str, metric: str) -> Score | None:
+    """A score of a cell; None where it has none."""
+    return cell.record.scores.get(task, {}).get(metric) if cell.record else None
 
 
 def numbers_for(cell: CellView, *, regularized: bool) -> list[Published]:
@@ -168,10 +203,13 @@ def numbers_for(cell: CellView, *, regularized: bool) -> list[Published]:
         return []
     if cell.is_baseline:
         return published(figure="base", model=cell.model)
+    if not wrote_papers_facts(cell):
+        return []
     config = cell.record.config
     points = line_of(config, "rect_general" if regularized else None)
     points = [point for point in points if point.num_edits == cell.num_edits]
-    if regularized and cell.edits == "sequential":
+    in_figure = cell.edits == "sequential" and cell.num_edits == EDITS_OF_RECT_EDITING
+    if regularized and in_figure:
         points += [
             point
             for point in published(

@@ -19,11 +19,11 @@ from edit_sweeps.record import Score
 from edit_sweeps.table import (
     EDIT,
     CellView,
-    headlines,
     mean_retention,
     mean_retention_interval,
     read_cells,
     tasks_lost,
+    tasks_tested,
 )
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -57,7 +57,7 @@ def line(cell: CellView) -> dict[str, object]:
         "low": interval[0] if interval else None,
         "high": interval[1] if interval else None,
         "lost": len(tasks_lost(cell.record)),
-        "tasks": len(headlines(cell.record)),
+        "tasks": len(tasks_tested(cell.record)),
         "state": cell.state,
     }
 

@@ -103,3 +103,14 @@ def test_draws_are_the_same_each_time_and_hold_as_many_documents():
     assert (times_drawn(30) == times_drawn(30)).all()
     assert (times_drawn(30).sum(axis=1) == 30).all()
     assert (times_drawn(30, seed=1) != times_drawn(30)).any()
+
+
+def test_the_spread_of_fewer_seeds_is_that_of_their_own_mean():
+    rng, n = np.random.default_rng(5), 400
+    scores = table(rng, 6, n, "interaction")
+    times = times_drawn(n)
+    every, two = (spread(times @ part.T / n, n) for part in (scores, scores[:2]))
+    assert every.together < 0.6 * two.together
+    assert every.among(6, 2).together == pytest.approx(two.together, rel=0.15)
+    assert every.among(6, 6).together == pytest.approx(every.together)
+    assert every.among(6, 1).together == pytest.approx(every.alone)

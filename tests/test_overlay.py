@@ -16,8 +16,11 @@ from tests.synthetic_study import make_record
 XL = {"model": {"name": "gpt2-xl", "pretrained": "openai-community/gpt2-xl", "dtype": "float32"}}
 
 
+FACTS = {"dataset": {"name": "zsre_paper", "format": "zsre", "path": None, "target": "alt"}}
+
+
 def save(folder, editor, num_edits, seed=0, value=0.5, **changes):
-    record = make_record(editor, num_edits, seed, **XL | changes)
+    record = make_record(editor, num_edits, seed, **XL | FACTS | changes)
     record.scores = {
         task: {"acc": Score(0.6, 50, 0.5, 0.7, 0.5, 0.0, headline=True), "released": score}
         for task, score in {
@@ -60,6 +63,22 @@ def test_capped_cells_other_editors_and_other_models_have_no_paper_beside_them(t
     save(tmp_path, "ft", 10)
     assert drawn(tmp_path) == {}
     assert published_points(series_of(read_cells(tmp_path))) == []
+
+
+@pytest.mark.parametrize(
+    "dataset", [{"name": "counterfact"}, {"name": "zsre", "target": "answers"}]
+)
+def test_cells_that_wrote_other_facts_are_not_held_against_the_paper(study, dataset):
+    save(study, "rome_identity", 10, value=0.9, dataset=dataset)
+    found = drawn(study)["sentiment"]["datasets"]
+    label = "rome_identity · zsre_paper"
+    for data in ("published", "points"):
+        assert {p["series"] for p in found[data] if p["series"].startswith("rome")} == {label}
+
+
+def test_zsre_with_the_counterfactual_answer_is_the_papers_data_set(tmp_path):
+    save(tmp_path, "rome_identity", 10, dataset={"name": "zsre", "target": "alt"})
+    assert "sentiment" in drawn(tmp_path)
 
 
 def test_beside_regularised_series_rome_is_held_against_the_figure_about_them(study):

@@ -227,7 +227,8 @@ def paper():
 def record(editor, num_edits, seed=0, value=0.5, **changes):
     """A made-up cell on gpt2-xl with one task of the paper."""
     model = {"model": {"name": "gpt2-xl", "pretrained": "x", "dtype": "float32"}}
-    made = make_record(editor, num_edits, seed, **model | changes)
+    facts = {"dataset": {"name": "zsre_paper", "format": "zsre", "path": None, "target": "alt"}}
+    made = make_record(editor, num_edits, seed, **model | facts | changes)
     made.scores["sentiment"] = {"released": Score(value, 872), "acc": Score(0.1, 872)}
     return made
 
@@ -253,7 +254,35 @@ def test_our_mean_over_seeds_stands_beside_the_papers_number(paper, tmp_path):
         "| sentiment | released | 10 | 3 | 0.400 [0.300, 0.500] | 0.352 | +0.048 | 0.005 |",
     ]
     assert "## gpt2-xl, unedited" in text
-    assert "## gpt2-xl, rome_identity (ROME), sequential" in text
+    assert "## gpt2-xl, rome_identity (ROME), sequential, zsre_paper" in text
+
+
+def test_a_seed_that_was_run_twice_is_one_of_ours(paper, tmp_path):
+    cells = [record("rome_identity", 10, 0, value, task={n: {}}) for n, value in (("a", 0.3), ("b", 0.5))]  # fmt: skip
+    cells[0].provenance["finished"] = "2026-02-02T00:00:00+00:00"
+    (row,) = rows(paper.comparison(write(tmp_path / "study", *cells)))
+    assert row.startswith("| sentiment | released | 10 | 1 | 0.300 | 0.352 |")
+
+
+@pytest.mark.parametrize(
+    "dataset", [{"name": "counterfact"}, {"name": "zsre", "target": "answers"}]
+)
+def test_cells_on_other_facts_are_named_and_not_compared(paper, tmp_path, dataset):
+    batch = {"edits": {"name": "batch", "batch_size": 10}}
+    theirs, other = record("memit", 10, **batch), record("memit", 10, 0, 0.1, dataset=dataset, **batch)  # fmt: skip
+    text = paper.comparison(write(tmp_path / "study", theirs, other))
+    assert rows(text) == ["| sentiment | released | 10 | 1 | 0.500 | 0.560 | −0.060 | 0.005 |"]
+    assert f"target=alt): 1 cell of dataset={dataset['name']}" in text
+
+
+def test_the_papers_scores_of_regularised_edits_stand_beside_20_edits_only(paper, tmp_path):
+    rect = {"regularizer": {"name": "rect", "keep": 0.4}}
+    cells = [record("rome_identity", n, **rect) for n in (5, 10, 15, 20)]
+    for made in cells:
+        made.scores["edit"] = {"efficacy_accuracy": Score(0.9, 100)}
+    text = paper.comparison(write(tmp_path / "study", *cells))
+    found = [line.split("|")[3].strip() for line in text.splitlines() if "efficacy_accuracy" in line]  # fmt: skip
+    assert found == ["20"]
 
 
 def test_a_capped_cell_is_named_and_not_compared(paper, tmp_path):

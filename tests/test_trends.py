@@ -2,6 +2,8 @@
 
 import csv
 import math
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from scipy import stats
 
 from edit_sweeps.across_seeds import Estimate
 from edit_sweeps.curves import MEAN, Point
-from edit_sweeps.survival import near_chance, survival_rows
+from edit_sweeps.survival import life_told, near_chance, survival_rows
 from edit_sweeps.table import read_cells
 from edit_sweeps.trends import (
     COLUMNS,
@@ -19,6 +21,8 @@ from edit_sweeps.trends import (
     kendall_p,
     kendall_tau,
     life,
+    page_p,
+    rows_of,
     trend,
     trends_of,
     write_trends,
@@ -105,9 +109,12 @@ def test_one_seed_is_kendalls_exact_test_and_few_points_prove_little():
 
 def test_kendalls_p_with_ties_counts_orders():
     # Of the 24 orders of 3, 2, 0, 0 two fall all the way and two rise all the way.
-    assert kendall_p(np.array([3.0, 2, 0, 0])) == pytest.approx(4 / 24)
+    assert kendall_p(np.array([3.0, 2, 0, 0])) == (pytest.approx(4 / 24), "exact")
     values = np.array([0.3, 0.9, 0.2, 0.7, 0.1])
-    assert kendall_p(values) == pytest.approx(stats.kendalltau(range(5), values).pvalue)
+    expected = stats.kendalltau(range(5), values).pvalue
+    assert kendall_p(values) == (pytest.approx(expected), "exact")
+    assert kendall_p(np.arange(12.0))[1] == "exact"
+    assert kendall_p(np.arange(12.0) // 2)[1] == "asymptotic"
 
 
 def test_tau_is_scipys():
@@ -147,6 +154,7 @@ def test_trends_csv_has_one_row_for_each_series_and_task(tmp_path):
     )
     assert (second["half_life"], second["half_life_bound"]) == ("1000.0", ">")
     assert (second["half_life_high"], second["trend"]) == ("inf", "kendall")
+    assert (first["trend"], first["method"]) == ("page", "exact")
 
 
 def test_the_table_of_the_page_marks_sure_trends_and_tasks_at_chance(tmp_path):
@@ -164,3 +172,77 @@ def test_the_table_of_the_page_marks_sure_trends_and_tasks_at_chance(tmp_path):
     assert "over seeds and documents" in qa.told
     assert (guess.half, new.told) == ("", "not scored")
     assert near_chance(cells, ["nli", "qa", "guess"]) == {"nli": False, "qa": False, "guess": True}
+
+
+def among(point, *kept):
+    """The point as it is when only these seeds have a score."""
+    values = {name: column[list(kept)] for name, column in point.values.items()}
+    mean = Estimate(float(values["retention"].mean()))
+    return replace(point, seeds=kept, values=values, estimates=dict.fromkeys(values, mean))
+
+
+def test_a_curve_ends_where_the_first_seed_goes_missing():
+    whole = points([[1.0, 0.9, 0.4, 0.1]] * 4 + [[1.0, 0.95, 0.9, 0.9]])
+    assert life(whole).at.bound == ""
+    dead = [*whole[:2], among(whole[2], 4), among(whole[3], 4)]
+    found = life(dead)
+    assert found.at == Crossing(10.0, ">"), (
+        "what the healthy seed does later is no news of the others"
+    )
+    assert (found.seeds, found.counts, found.highest) == (5, (1, 10), Crossing(10.0, ">"))
+    assert trend(dead) is None, "two counts are left"
+    assert trend(whole).falling == 5
+    (row,) = rows_of(dead)
+    assert (row["n_seeds"], row["n_seeds_fewest"], row["counts"]) == (5, 1, 4)
+    assert (row["life_seeds"], row["life_counts"]) == (5, 2)
+    assert "only up to 10 edits are all 5 seeds scored" in life_told(found, dead)
+
+
+def test_a_seed_that_comes_in_later_changes_nothing():
+    first = [[1.0, 0.8, 0.4, 0.1], [1.0, 0.7, 0.45, 0.2]]
+    late = points([*first, [1.0, 1.0, 1.0, 1.0]])
+    late[0] = among(late[0], 0, 1)
+    alone = life(points(first, width=0.0))
+    found = life(late)
+    assert found.at.edits == pytest.approx(alone.at.edits)
+    assert (found.seeds, found.counts) == (2, COUNTS)
+    assert trend(late).p == trend(points(first)).p
+
+
+def test_without_ties_pages_p_is_that_of_scipys_exact_table():
+    rng = np.random.default_rng(4)
+    for seeds, counts in ((2, 4), (5, 5), (3, 8)):
+        values = rng.random((seeds, counts))
+        sides = [stats.page_trend_test(v, method="exact") for v in (values, values[:, ::-1])]
+        expected = min(1.0, 2 * min(side.pvalue for side in sides))
+        assert page_p(values) == (pytest.approx(expected), "exact")
+
+
+def test_with_ties_pages_p_counts_the_orders_of_what_was_seen():
+    values = np.array([[0.9, 0.5, 0.5], [0.8, 0.8, 0.1]])
+    ranks = stats.rankdata(values, axis=1)
+    sums = [
+        np.dot(a, (1, 2, 3)) + np.dot(b, (1, 2, 3))
+        for a in permutations(ranks[0])
+        for b in permutations(ranks[1])
+    ]
+    seen = (ranks @ (1, 2, 3)).sum()
+    below = np.mean([total <= seen for total in sums])
+    assert below == pytest.approx(1 / 9)
+    assert page_p(values) == (pytest.approx(2 / 9), "exact")
+    assert page_p(np.ones((2, 3))) == (1.0, "exact")
+    table = 2 * stats.page_trend_test(values[:, ::-1], method="exact").pvalue
+    assert table != pytest.approx(2 / 9), "which assumes that there are no ties"
+
+
+def test_from_nine_counts_on_pages_p_is_approximate_and_says_so():
+    falls = np.tile(np.arange(9.0)[::-1], (2, 1))
+    assert page_p(falls)[1] == "asymptotic"
+    assert page_p(falls[:, :8])[1] == "exact"
+    assert page_p(falls)[0] < 0.01
+
+
+def test_a_count_that_a_seed_lacks_is_not_bridged():
+    found = points([[1.0, 0.9, 0.4, 0.1], [1.0, 0.9, 0.4, 0.1]])
+    found[1] = among(found[1], 1)
+    assert life(found).at == Crossing(1.0, ">")
