@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from typing import Any
 RESULT_VERSION = 1
 """Raised when the same configuration gives other results than before; old cells then run again."""
 
+NO_RESULT_OF_DATASET = {"name", "path", "cap", "repeat", "on_invalid"}
 RECORD_FILE = "record.json"
 FAILURE_FILE = "failure.json"
 CONFIG_FILE = "config.yaml"
@@ -38,6 +42,7 @@ class Cell:
         overrides: Swept keys without a column of their own.
         study: Folder of the study, `outputs/<study>`.
         baseline: Key of the `editor=none` cell this one is compared with; its own for such a cell.
+        revision: Of the model as it was asked for; `config` has the commit.
     """
 
     config: Tree
@@ -45,6 +50,11 @@ class Cell:
     overrides: Tree
     study: Path
     baseline: str
+    revision: str | None = None
+
+    def as_asked(self) -> Tree:
+        """The configuration with the model's revision as it was asked for."""
+        return self.config | {"model": self.config["model"] | {"revision": self.revision}}
 
     @property
     def key(self) -> str:
@@ -109,6 +119,19 @@ class Cell:
         wanted = set(save if isinstance(save, list) else [save]) & set(ARTEFACTS)
         return set() if self.is_baseline else wanted
 
+    def failed_tasks(self) -> list[str]:
+        """Tasks that failed in a cell that did not: their documents could not be read, or scoring raised."""
+        if not (self.folder / RECORD_FILE).exists():
+            return []
+        record = json.loads((self.folder / RECORD_FILE).read_text(encoding="utf-8"))
+        errors = record.get("result", {}).get("errors", {})
+        return [task for task in errors if not task.startswith("save=")]
+
+    def is_complete(self) -> bool:
+        """Whether nothing of what the cell asks for is left to do."""
+        whole = self.state() in {"done", "collapsed"} and not self.failed_tasks()
+        return whole and not self.missing_artefacts()
+
     def state(self) -> str:
         """One of done, collapsed, failed, pending, as the disk says."""
         if (self.folder / RECORD_FILE).exists():
@@ -127,16 +150,20 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
 
     Args:
         config: Resolved configuration.
-        digests: Content digests of files named in it: `model`, `dataset`, `moments`, `contexts`, `train`,
-            `task.<name>`.
+        digests: Content digests of files named in it: `model`, `tokenizer`, `dataset`, `moments`,
+            `contexts`, `train`, `locality`, `task.<name>`; `repeated`, where the cell writes requests of
+            the data set more than once.
 
     Returns:
-        A tree of plain values. Not in it: device, paths, W&B, cluster, study, save, resume. Of a baseline
-        only the model, the tasks and their settings are in it.
+        A tree of plain values. Not in it: device, paths, W&B, cluster, study, save, resume, nor what
+        becomes of broken requests: a cell that runs has read the same ones either way. Of a baseline only
+        the model, the tasks and their settings are in it.
     """
     model = {k: v for k, v in config["model"].items() if k not in {"name", "device_map"}}
     if "model" in digests:
         model |= {"pretrained": digests["model"], "revision": None}
+    if "tokenizer" in digests:
+        model |= {"tokenizer": digests["tokenizer"]}
     tasks = {
         name: {k: v for k, v in spec.items() if k != "data"}
         | {"content": digests.get(f"task.{name}")}
@@ -145,16 +172,20 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
     scoring = {"model": model, "task": tasks, "eval": config["eval"], "version": RESULT_VERSION}
     if is_baseline(config):
         return scoring
-    editor = {k: v for k, v in config["editor"].items() if k != "name"}
+    editor = {k: v for k, v in config["editor"].items() if k not in {"name", "train_on_invalid"}}
     if "contexts" in digests:
         editor["contexts_file"] = digests["contexts"]
     if "train" in digests:
         editor["train_file"] = digests["train"]
-    dataset = {k: v for k, v in config["dataset"].items() if k not in {"name", "path", "cap"}}
+    if "locality" in digests:
+        editor["training"] = editor["training"] | {"locality": digests["locality"]}
+    dataset = {k: v for k, v in config["dataset"].items() if k not in NO_RESULT_OF_DATASET}
     dataset["content"] = digests.get("dataset")
     moments = {k: v for k, v in config["moments"].items() if k not in {"name", "batch_size"}}
     if "moments" in digests:
         moments["file" if moments.get("file") else "source"] = digests["moments"]
+    if "repeated" in digests:
+        scoring["repeated"] = True
     return scoring | {
         "editor": editor,
         "regularizer": {k: v for k, v in config["regularizer"].items() if k != "name"},
@@ -216,8 +247,9 @@ class Digests:
         """Write what was learnt, if anything."""
         if not self._changed:
             return
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._memory.with_suffix(".new")
-        aside.write_text(json.dumps(self._known), encoding="utf-8")
-        aside.replace(self._memory)
+        aside = self._memory.with_name(f".{self._memory.name}.{platform.node()}.{os.getpid()}")
+        with contextlib.suppress(OSError):  # a memory that cannot be kept costs time, nothing else
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps(self._known), encoding="utf-8")
+            aside.replace(self._memory)
         self._changed = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -119,7 +119,15 @@ def _prompt_key(prompt: str) -> tuple[str, ...]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.casefold()))
+    """Runs of letters, digits and `_`; the marks on a letter are part of it."""
+    text = unicodedata.normalize("NFC", text.casefold())
+    return tuple("".join(c if _in_words(c) else " " for c in text).split())
+
+
+def _in_words(character: str) -> bool:
+    return (
+        character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
+    )
 
 
 def _mentioned(prompt: str, names: Mapping[tuple[str, ...], set[int]]) -> set[int]:

@@ -19,15 +19,19 @@ _RESERVED_KINDS = ("probability",)
 """Would be mistaken for a score that exists, `portability_probability`."""
 
 
-def from_line(item: Any) -> dict[str, Any]:
+def from_line(item: Any, *, full_text: bool = False) -> dict[str, Any]:
     """A request in the project's own form, `dataset=jsonl` (docs/edit_scores.md).
+
+    Args:
+        item: Object of the file.
+        full_text: Prompts of probes are taken as they stand; otherwise `{}` in them is the subject.
 
     Raises:
         FieldError: Names the first field that is broken.
     """
     check_keys(item, _FIELDS)
     subject = text_field(item, "subject").strip()
-    prompt = text_field(item, "prompt").rstrip()
+    prompt = text_field(item, "prompt").strip()
     if prompt.count("{}") != 1:
         message = f"holds {prompt.count('{}')} times {{}}; exactly one must stand for the subject"
         raise FieldError("prompt", message)
@@ -37,8 +41,9 @@ def from_line(item: Any) -> dict[str, Any]:
             "target_new", f"is target_true too ({new!r}); an edit must change the answer"
         )
     defaults = {"paraphrases": (new, true), "neighborhood": (true, new)}
+    filling = None if full_text else subject
     probes = {
-        field: _probes(item, field, subject, *defaults.get(field, (None, None)))
+        field: _probes(item, field, filling, *defaults.get(field, (None, None)))
         for field in PROBE_FIELDS
     }
     return {
@@ -59,7 +64,7 @@ def _case_id(item: Mapping[str, Any]) -> str:
 
 
 def _target(item: Mapping[str, Any], field: str, place: str | None = None) -> str:
-    return text_field(item, field, place).removeprefix(" ")
+    return text_field(item, field, place).strip()
 
 
 def _optional(item: Mapping[str, Any], field: str, place: str | None = None) -> str | None:
@@ -67,9 +72,21 @@ def _optional(item: Mapping[str, Any], field: str, place: str | None = None) -> 
 
 
 def _probes(
-    item: Mapping[str, Any], field: str, subject: str, target: str | None, alternative: str | None
+    item: Mapping[str, Any],
+    field: str,
+    filling: str | None,
+    target: str | None,
+    alternative: str | None,
 ) -> list[dict[str, str | None]]:
-    """The probes of one field; `target` and `alternative` serve those that name none."""
+    """The probes of one field.
+
+    Args:
+        item: Object of the file.
+        field: Key in it.
+        filling: What `{}` in a prompt stands for; None for itself.
+        target: Of probes that name none.
+        alternative: Of probes that name none.
+    """
     entries = item.get(field)
     if entries is None:
         return []
@@ -80,20 +97,22 @@ def _probes(
         probe = {"prompt": entry} if isinstance(entry, str) else entry
         place = f"{field}[{i}]"
         check_keys(probe, _PROBE_KEYS, place)
-        probes.append(_probe(probe, place, subject, target, alternative))
+        probes.append(_probe(probe, place, filling, target, alternative))
     return probes
 
 
 def _probe(
     entry: Mapping[str, Any],
     place: str,
-    subject: str,
+    filling: str | None,
     target: str | None,
     alternative: str | None,
 ) -> dict[str, str | None]:
-    prompt = text_field(entry, "prompt", f"{place}.prompt").rstrip()
-    if prompt.count("{}") > 1:
-        raise FieldError(f"{place}.prompt", "holds {} more than once")
+    prompt = text_field(entry, "prompt", f"{place}.prompt").strip()
+    if filling is not None:
+        if prompt.count("{}") > 1:
+            raise FieldError(f"{place}.prompt", "holds {} more than once")
+        prompt = prompt.replace("{}", filling)
     answer = _optional(entry, "target", f"{place}.target") or target
     if answer is None:
         message = (
@@ -106,7 +125,7 @@ def _probe(
     if "alternative" not in entry and alternative != answer:
         other = alternative
     return {
-        "prompt": prompt.replace("{}", subject),
+        "prompt": prompt,
         "target": answer,
         "alternative": other,
         "subject": _optional(entry, "subject", f"{place}.subject"),
@@ -117,7 +136,9 @@ def _probe(
 
 def _kind(entry: Mapping[str, Any], place: str) -> str | None:
     name = _optional(entry, "kind", place)
-    if name is not None and (not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _RESERVED_KINDS):
+    if name is not None and (
+        not re.fullmatch("[a-z0-9][a-z0-9_]*", name) or name in _RESERVED_KINDS
+    ):
         message = (
             f"is {name!r}; a kind names a score: small letters, digits and _, such as multi_hop, "
             f"and not {', '.join(_RESERVED_KINDS)}"

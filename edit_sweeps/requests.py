@@ -29,6 +29,8 @@ __all__ = [
     "load_requests",
     "read",
     "read_requests",
+    "repeats",
+    "tell",
 ]
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 MINIATURE_FILE = Path(__file__).parent / "miniature" / "data" / "requests.jsonl"
 ORDERS = ("sampled", "file")
 ON_INVALID = ("refuse", "skip")
+ON_INVALID_SETTING = "dataset.on_invalid"
 ERRORS_SHOWN = 5
 
 
@@ -172,7 +175,7 @@ def load_requests(dataset: Dataset, n: int, seed: int) -> list[EditRequest]:
             "dataset=%s has %d requests for num_edits=%d: REPEATED UP TO %d TIMES (dataset.repeat)",
             *(dataset.name, len(requests), n, rounds),
         )
-    _tell(dataset, reading)
+    tell(dataset, reading)
     return (requests + again)[:n]
 
 
@@ -183,6 +186,15 @@ def check_count(dataset: Dataset, n: int) -> None:
         RequestError: As `load_requests`.
     """
     _rounds(dataset, n, read(dataset).requests)
+
+
+def repeats(dataset: Dataset, n: int) -> bool:
+    """Whether a cell of `n` edits writes some requests of the data set more than once.
+
+    Raises:
+        RequestError: As `read`.
+    """
+    return dataset.repeat and n > count_requests(dataset) - dataset.skip
 
 
 def count_requests(dataset: Dataset) -> int:
@@ -225,12 +237,16 @@ def read_requests(dataset: Dataset) -> list[EditRequest]:
     return list(read(dataset).requests)
 
 
-def read(dataset: Dataset) -> Reading:
+def read(dataset: Dataset, setting: str = ON_INVALID_SETTING) -> Reading:
     """Read the file of the data set, a JSON list or one object a line; again only when it changes.
 
-    Targets lose one leading space, prompts the white space at their end: one space always joins the
-    two. `{}` in a probe's prompt stands for the subject. Keys of no meaning here are passed over,
-    but one that is nearly right is refused.
+    Prompts and targets lose the white space around them: one space always joins the two. In the
+    project's own form `{}` in a probe's prompt stands for the subject. Keys of no meaning here are
+    passed over, but one that is nearly right is refused.
+
+    Args:
+        dataset: What to read.
+        setting: Where the user says what becomes of broken requests.
 
     Raises:
         RequestError: The file is missing or gives no request; or requests are broken and
@@ -244,7 +260,7 @@ def read(dataset: Dataset) -> Reading:
         shown = "".join(f"\n  {broken}" for broken in reading.skipped[:ERRORS_SHOWN])
         msg = (
             f"{path}: {len(reading.skipped)} of {reading.items} requests are broken{more} "
-            f"(dataset.on_invalid=skip leaves them out):{shown}"
+            f"({setting}=skip leaves them out):{shown}"
         )
         raise RequestError(msg)
     if not reading.requests:
@@ -290,14 +306,14 @@ def _request(fields: dict[str, Any]) -> EditRequest:
     return EditRequest(**fields | probes)
 
 
-def _tell(dataset: Dataset, reading: Reading) -> None:
-    """Log what of the file is left out."""
+def tell(dataset: Dataset, reading: Reading, setting: str = ON_INVALID_SETTING) -> None:
+    """Log what of the file is left out; `setting` is what says so."""
     if reading.skipped:
         reasons = "; ".join(map(str, reading.skipped[:ERRORS_SHOWN]))
         others = ", ".join(broken.place for broken in reading.skipped[ERRORS_SHOWN:])
         logger.warning(
-            "dataset=%s: %d of %d requests are broken and LEFT OUT (dataset.on_invalid=skip): %s%s",
-            *(dataset.name, len(reading.skipped), reading.items, reasons),
+            "dataset=%s: %d of %d requests are broken and LEFT OUT (%s=skip): %s%s",
+            *(dataset.name, len(reading.skipped), reading.items, setting, reasons),
             f"; likewise {others}" if others else "",
         )
     if reading.left_out:

@@ -36,7 +36,8 @@ def changed(tree, path, value):
 @pytest.mark.parametrize(
     ("path", "value"),
     [("device", "cpu"), ("study", "other"), ("save", "delta"), ("resume", "force"), ("wandb.mode", "offline"),
-     ("cache_dir", "elsewhere"), ("model.name", "renamed"), ("dry_run", True)],
+     ("cache_dir", "elsewhere"), ("model.name", "renamed"), ("dry_run", True), ("dataset.on_invalid", "skip"),
+     ("dataset.repeat", True)],
 )  # fmt: skip
 def test_what_changes_no_result_is_not_in_the_key(tree, digests, path, value):
     assert (
@@ -53,6 +54,24 @@ def test_what_changes_results_is_in_the_key(tree, digests, path, value):
     assert (
         make_cell(changed(tree, path, value), [], digests).key != make_cell(tree, [], digests).key
     )
+
+
+def test_repeating_is_in_the_key_where_it_is_needed_and_shares_the_trajectory(tree, digests):
+    def cell(n, repeat):
+        tree_of_n = changed(changed(tree, "num_edits", n), "dataset.repeat", repeat)
+        return make_cell(tree_of_n, [], digests)
+
+    assert cell(10, True).key == cell(10, False).key
+    assert cell(5000, True).key != cell(5000, False).key
+    assert cell(5000, True).trajectory == cell(10, False).trajectory
+
+
+def test_what_becomes_of_broken_requests_is_no_swept_column(tree, digests):
+    given = ["dataset.on_invalid=skip", "dataset.repeat=true", "editor.train_on_invalid=skip"]
+    assert make_cell(tree, given, digests).overrides == {}
+    strict = changed(tree, "editor.train_on_invalid", "refuse")
+    lenient = changed(tree, "editor.train_on_invalid", "skip")
+    assert make_cell(strict, [], digests).key == make_cell(lenient, [], digests).key
 
 
 def test_one_baseline_serves_every_editor_edit_count_seed_and_data_set(tree, digests):

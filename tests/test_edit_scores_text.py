@@ -23,6 +23,8 @@ from edit_sweeps.edit_scores import contains_answer, ngram_entropy
         ("彼は東京都に", "東京", True),
         ("Rene\u0301", "Ren\u00e9", True),
         ("Rene\u0301", "Rene", False),
+        ("q\u0303uo", "q", False),
+        ("Mary-Kate", "Mary", True),
         ("STRASSE", "straße", True),
         ("", "Rome", False),
     ],

@@ -61,6 +61,13 @@ def test_a_neighbor_is_known_by_subject_and_relation_under_any_wording():
     assert dropped == 0
 
 
+def test_accents_belong_to_the_letters_of_a_name():
+    neighbors = [Probe("Near Rene\u0301 lives", "Paris"), Probe("q\u0303 lives in", "Paris")]
+    anna = ask("1", "Anna Bell", neighborhood=neighbors)
+    assert drop_edited_probes([anna, ask("2", "Rene"), ask("3", "q")])[1] == 0
+    assert drop_edited_probes([anna, ask("2", "Ren\u00e9"), ask("3", "q\u0303")])[1] == 2
+
+
 def test_a_neighbor_may_name_the_requests_own_subject():
     anna = ask("1", "Anna Bell", neighborhood=[Probe("Unlike Anna Bell, Cy Roe lives in", "Paris")])
     assert drop_edited_probes([anna, ask("2", "Bo")])[1] == 0

@@ -35,6 +35,7 @@ BROKEN = {
     "empty subject": (line(subject=" "), "subject", "is empty"),
     "null subject": (line(subject=None), "subject", "is null, a string is needed"),
     "empty target": (line(target_new=" "), "target_new", "is empty"),
+    "same but for white space": (line(target_new="Paris\u00a0\n"), "target_new", "is target_true"),
     "empty true target": (line(target_true=""), "target_true", "is empty"),
     "number": (line(target_new=1998), "target_new", "is a number, a string is needed"),
     "truth value": (line(case_id=True), "case_id", "is true/false, a string is needed"),

@@ -20,6 +20,7 @@ from edit_sweeps.requests import (
     left_out,
     load_requests,
     read_requests,
+    repeats,
 )
 from tests.request_files import COUNTERFACT, MINIATURE, line, write_counterfact, write_lines
 
@@ -109,14 +110,16 @@ def test_text_is_normalised_and_unicode_kept(lines):
         lines(
             line(
                 subject="Zoë 東京",
-                prompt="{} lebt in ",
-                target_new=" Köln",
+                prompt="  {} lebt in ",
+                target_new=" Köln\u00a0\n",
                 target_true="  x\u2028y",
+                paraphrases=["\t{} wohnt in "],
             )
         )
     )
     assert (request.subject, request.prompt) == ("Zoë 東京", "{} lebt in")
-    assert (request.target_new, request.target_true) == ("Köln", " x\u2028y")
+    assert (request.target_new, request.target_true) == ("Köln", "x\u2028y")
+    assert request.paraphrases == (Probe("Zoë 東京 wohnt in", "Köln", "x\u2028y"),)
 
 
 def test_blank_lines_and_a_byte_order_mark_are_passed_over(lines):
@@ -250,6 +253,13 @@ def test_repeating_starts_over_in_the_same_order_and_says_so(lines, caplog):
     assert again == once + [f"{i}#2" for i in once] + [f"{i}#3" for i in once[:2]]
     assert "REPEATED UP TO 3 TIMES" in caplog.text
     check_count(data, 8)
+
+
+def test_a_count_that_fits_repeats_nothing(lines):
+    data = lines(*(line(i) for i in range(3)), repeat=True)
+    assert [repeats(data, n) for n in (1, 3, 4)] == [False, False, True]
+    assert not repeats(replace(data, repeat=False), 4)
+    assert repeats(replace(data, order="file", skip=1), 3)
 
 
 def test_the_digest_follows_the_content_and_not_the_name(lines):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def published(draft: Mapping[str, Any], names: Mapping[str, str]) -> Fields:
     asked = {k: [p for p in v if p is not None] for k, v in draft.items() if isinstance(v, list)}
     left_out = sum(len(draft[field]) - len(probes) for field, probes in asked.items())
     try:
-        return from_line({**draft, **asked}) | {"left_out": left_out}
+        return from_line({**draft, **asked}, full_text=True) | {"left_out": left_out}
     except FieldError as error:
         raise FieldError(_published_name(error.field or "", names), str(error)) from error
 
@@ -43,8 +44,10 @@ def _published_name(field: str, names: Mapping[str, str]) -> str:
 def place_subject(item: Mapping[str, Any], prompt: str, subject: str) -> tuple[str, str]:
     """A full-text prompt with `{}` in the subject's place, and the subject as the prompt spells it.
 
-    The subject must stand there as whole words; of several places the first counts. Letters of
-    another case are accepted when nothing fits exactly: the edit is made where the prompt has it.
+    The subject must stand there as whole words. Of several places the first counts where no hyphen
+    joins it to another word; within `Mary-Kate` there is a `Mary` only when it stands nowhere else.
+    Letters of another case are accepted when nothing fits exactly: the edit is made where the
+    prompt has it.
 
     Args:
         item: Object of the file.
@@ -54,7 +57,7 @@ def place_subject(item: Mapping[str, Any], prompt: str, subject: str) -> tuple[s
     Raises:
         FieldError: One of them is missing or empty, the prompt holds `{}`, or not the subject.
     """
-    text, name = text_field(item, prompt).rstrip(), text_field(item, subject).strip()
+    text, name = text_field(item, prompt).strip(), text_field(item, subject).strip()
     if "{}" in text:
         raise FieldError(
             prompt, "holds {}, which stands for the subject elsewhere; full text is needed"
@@ -66,20 +69,47 @@ def place_subject(item: Mapping[str, Any], prompt: str, subject: str) -> tuple[s
 
 
 def _whole_words(text: str, name: str, flags: int) -> re.Match[str] | None:
-    for found in re.finditer(re.escape(name), text, flags):
-        if not word_goes_on(text, found.start()) and not word_goes_on(text, found.end()):
-            return found
-    return None
+    places = [
+        found
+        for found in re.finditer(re.escape(name), text, flags)
+        if not word_goes_on(text, found.start()) and not word_goes_on(text, found.end())
+    ]
+    alone = (p for p in places if not _joined(text, p.start() - 1) and not _joined(text, p.end()))
+    return next(alone, places[0] if places else None)
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether there is a hyphen at position `at`, with a letter or digit on both sides."""
+    if at < 1 or text[at : at + 1] not in ("-", "\N{HYPHEN}", "\N{NON-BREAKING HYPHEN}"):
+        return False
+    return _letter(text, at - 1).isalnum() and text[at + 1 : at + 2].isalnum()
 
 
 def word_goes_on(text: str, at: int) -> bool:
     """Whether one word stands on both sides of position `at`.
 
     A word goes on only between digits and letters that have an upper and a lower case: scripts
-    without spaces between words cannot be told apart.
+    without spaces between words cannot be told apart. Combining marks belong to the letter before
+    them. A hyphen or an apostrophe ends a word.
     """
-    sides = text[max(at - 1, 0) : at], text[at : at + 1]
-    return all(c.isdigit() or c.lower() != c.upper() for c in sides)
+    if not 0 < at < len(text) or not _in_words(_letter(text, at - 1)):
+        return False
+    return _is_mark(text[at]) or _in_words(text[at])
+
+
+def _letter(text: str, at: int) -> str:
+    """The character at a position, or the one that the mark there stands on."""
+    while at > 0 and _is_mark(text[at]):
+        at -= 1
+    return text[at]
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")
+
+
+def _in_words(character: str) -> bool:
+    return character.isdigit() or character.lower() != character.upper()
 
 
 def accepted(value: Any) -> list[Any]:
@@ -108,21 +138,36 @@ def true_target(new: Any, answers: Sequence[Any]) -> Any:
     White space around them does not make answers different.
     """
     said = str(new).strip()
-    return next((answer for answer in answers if str(answer).strip() != said), None)
+    texts = map(as_text, answers)
+    return next((answer for answer in texts if str(answer).strip() != said), None)
 
 
-def probe(prompt: Any, answers: Any, **more: Any) -> ProbeFields | None:
+def as_text(answer: Any) -> Any:
+    """An answer that a file gives as a number, as text; anything else as it is."""
+    number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    return str(answer) if number else answer
+
+
+def kind_name(name: str) -> str | None:
+    """A published kind of probe as it names a score: small letters and digits joined by _."""
+    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_") or None
+
+
+def probe(prompt: Any, answers: Any, *, alternative: Any = None, **more: Any) -> ProbeFields | None:
     """A probe whose target is the first accepted answer; None when there is nothing to ask or to expect.
 
     Args:
         prompt: Text, or a list whose first text is meant.
         answers: As `accepted` takes them.
-        more: Other keys of the probe. Without `alternative` there is none.
+        alternative: Likewise; what is the target too, or blank, is none.
+        more: Other keys of the probe.
     """
     prompts, targets = accepted(prompt), accepted(answers)
     if not prompts or not targets:
         return None
-    return {"prompt": prompts[0], "target": targets[0], "alternative": None} | more
+    target = as_text(targets[0])
+    other = true_target(target, accepted(alternative))
+    return {"prompt": prompts[0], "target": target, "alternative": other} | more
 
 
 def given(item: Mapping[str, Any], *fields: str) -> bool:

@@ -62,13 +62,13 @@ def read_flat(item: Any, _: int) -> list[Fields]:
     """
     check_keys(item, tuple(_FLAT.values()))
     prompt, subject = place_subject(item, "prompt", "subject")
-    new = item.get("target_new")
     draft = {k: item[v] for k, v in _FLAT.items() if "[" not in k and v in item}
     draft |= {"prompt": prompt, "subject": subject}
     if given(item, "rephrase_prompt"):
         draft["paraphrases"] = [item["rephrase_prompt"]]
     if given(item, "locality_prompt"):
         answer = item.get("locality_ground_truth")
-        other = new if new != answer else None
-        draft["neighborhood"] = [probe(item["locality_prompt"], answer, alternative=other)]
+        draft["neighborhood"] = [
+            probe(item["locality_prompt"], answer, alternative=item.get("target_new"))
+        ]
     return [published(draft, _FLAT)]

@@ -14,6 +14,7 @@ from edit_sweeps.datasets.building import (
     Fields,
     ProbeFields,
     accepted,
+    kind_name,
     objects,
     place_subject,
     probe,
@@ -71,4 +72,4 @@ def _probes(item: dict[str, Any], field: str) -> Iterator[ProbeFields | None]:
     kinds = table(item, field)
     for name in kinds:
         for entry in objects(kinds, name, f"{field}.{name}"):
-            yield probe(entry.get("prompt"), entry.get("ground_truth"), kind=name.lower())
+            yield probe(entry.get("prompt"), entry.get("ground_truth"), kind=kind_name(name))

@@ -68,6 +68,5 @@ def _rewrite(rewrite: dict[str, Any], place: str) -> dict[str, Any]:
 def _questions(item: dict[str, Any]) -> list[Any]:
     """The multi-hop questions: the answer after the edits, compared with the one before."""
     after, before = item.get("new_answer"), item.get("answer")
-    other = before if before != after and given(item, "answer") else None
     questions = accepted(item.get("questions"))
-    return [probe(q, after, alternative=other, kind="multi_hop") for q in questions]
+    return [probe(q, after, alternative=before, kind="multi_hop") for q in questions]

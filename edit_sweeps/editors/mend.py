@@ -29,7 +29,7 @@ from edit_sweeps.ledger import Ledger, LowRank
 from edit_sweeps.model import EditableModel
 from edit_sweeps.moments import locked
 from edit_sweeps.record import write_json
-from edit_sweeps.requests import EditRequest
+from edit_sweeps.requests import ON_INVALID, EditRequest
 from edit_sweeps.tokens import Line
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class Mend(Editor):
         train_source: `miniature` (facts of the synthetic world that no request writes), or the format
             of `train_file`: `jsonl`, `counterfact`.
         train_file: Training requests; their facts should not be among those edited later.
+        train_on_invalid: `refuse` a training file with a broken request, or `skip` such requests and
+            log them. How many were left out stands in the file beside the trained network.
         training: How it is trained.
         batch_size: Requests in one forward and backward pass when editing.
     """
@@ -63,6 +65,7 @@ class Mend(Editor):
     train_steps: int = 100_000
     train_source: str = "miniature"
     train_file: str | None = None
+    train_on_invalid: str = "refuse"
     training: TrainingSettings = field(default_factory=TrainingSettings)
     batch_size: int = 32
 
@@ -77,6 +80,10 @@ class Mend(Editor):
                 "file with its format (jsonl, counterfact), or the source miniature without a file"
             )
             raise ValueError(msg)
+        if self.train_on_invalid not in ON_INVALID:
+            allowed = ", ".join(ON_INVALID)
+            msg = f"editor.train_on_invalid={self.train_on_invalid}: allowed are {allowed}"
+            raise ValueError(msg)
         self.training.check()
 
     def names(self, model: EditableModel) -> list[str]:
@@ -87,7 +94,11 @@ class Mend(Editor):
         """The trained network, from the cache or trained now; a second process waits for the first."""
         network = self.network(model)
         split = read_split(
-            self.train_source, self.train_file, self.training.validation, self.training.seed
+            self.train_source,
+            self.train_file,
+            self.training.validation,
+            self.training.seed,
+            self.train_on_invalid,
         )
         texts = read_locality(self.training)
         facts = {
@@ -109,7 +120,8 @@ class Mend(Editor):
             with locked(folder / f"{key}.lock"):
                 if not file.exists():
                     self._train(model, network, Material(model, split, texts, self.training), file)
-                    write_json(file.with_suffix(".json"), facts, indent=2)
+                    told = facts | {"requests_invalid_skipped": split.skipped}
+                    write_json(file.with_suffix(".json"), told, indent=2)
         network.load_state_dict(load_file(file, device=str(model.device)))
         return Prepared(hypernet=network.eval().requires_grad_(requires_grad=False))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from edit_sweeps import data_root
 from edit_sweeps.model import EditableModel
 from edit_sweeps.request_forms import PROBE_FIELDS
-from edit_sweeps.requests import EditRequest, Probe, RequestError, read_requests
+from edit_sweeps.requests import EditRequest, Probe, RequestError, read, tell
 from edit_sweeps.texts import read_texts
 from edit_sweeps.tokens import IGNORE, Batch, batch_of, target_ids, token_ids
 
@@ -36,10 +36,17 @@ TEXT_LENGTH = 64
 
 @dataclass(frozen=True)
 class Split:
-    """Requests to train on and others to validate on: no fact is in both."""
+    """Requests to train on and others to validate on: no fact is in both.
+
+    Attributes:
+        train: To train on.
+        validation: Set aside.
+        skipped: Broken requests of the file that were left out.
+    """
 
     train: Sequence[EditRequest]
     validation: Sequence[EditRequest]
+    skipped: int = 0
 
     def digest(self) -> str:
         """Of the content."""
@@ -59,7 +66,9 @@ class Asked(Batch):
     owner: Tensor
 
 
-def read_split(source: str, file: str | None, n_validation: int, seed: int) -> Split:
+def read_split(
+    source: str, file: str | None, n_validation: int, seed: int, on_invalid: str = "refuse"
+) -> Split:
     """Training edits.
 
     Args:
@@ -67,18 +76,23 @@ def read_split(source: str, file: str | None, n_validation: int, seed: int) -> S
         file: Of that format, here or below `files/` of the data folder; None for the miniature.
         n_validation: Requests set aside; facts of theirs leave the training set.
         seed: Of the choice.
+        on_invalid: `refuse` a file with a broken request, or `skip` such requests and log them.
 
     Raises:
-        RequestError: The file cannot be read, or is too small to set so many aside.
+        RequestError: The file cannot be read, holds broken requests that are refused, or is too
+            small to set so many aside.
     """
+    skipped = 0
     if source == MINIATURE:
         requests = list(_miniature_requests(seed))
     else:
         path = str(data_root.existing_file(file or "") or file)
         place = {"name": "training", "format": source, "path": path, "order": "file", "skip": 0}
-        # Published training files have a few requests without a target; which ones is logged.
-        place |= {"on_invalid": "skip", "target": None}
-        requests = read_requests(SimpleNamespace(**place))
+        place |= {"repeat": False, "on_invalid": on_invalid, "target": None}
+        dataset, setting = SimpleNamespace(**place), "editor.train_on_invalid"
+        reading = read(dataset, setting)
+        tell(dataset, reading, setting)
+        requests, skipped = list(reading.requests), len(reading.skipped)
     random.Random(f"split/{seed}").shuffle(requests)
     validation = requests[:n_validation]
     held = {fact for request in validation for fact in _facts(request)}
@@ -89,7 +103,7 @@ def read_split(source: str, file: str | None, n_validation: int, seed: int) -> S
             f"editor.training.validation={n_validation} of them are set aside"
         )
         raise RequestError(msg)
-    return Split(train, validation)
+    return Split(train, validation, skipped)
 
 
 def read_locality(settings: TrainingSettings) -> list[str]:
