@@ -118,7 +118,8 @@ def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Recor
         Exception: Whatever went wrong; the model in `session` must then be dropped.
     """
     config = cell.config
-    if (cell.folder / RECORD_FILE).exists() and cell.missing_artefacts():
+    scored = (cell.folder / RECORD_FILE).exists() and not cell.failed_tasks()
+    if scored and cell.missing_artefacts():
         return rebuild_artefacts(cell, session)
     with attempt.timed("load"):
         model = session.load(config)
@@ -246,7 +247,10 @@ def baseline_folder(cell: Cell) -> Path:
 
 
 def store_baseline(cell: Cell) -> None:
-    """Keep a copy of the baseline's record for all studies."""
+    """Keep a copy of the baseline's record for all studies, if it is whole."""
+    if cell.failed_tasks():
+        log.warning("%s lacks %s: not kept for other studies", cell.name, cell.failed_tasks())
+        return
     Record.load(cell.folder, samples=True).save(baseline_folder(cell))
 
 

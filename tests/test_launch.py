@@ -39,8 +39,11 @@ COLUMNS = [
     "difference",
     "difference_low",
     "difference_high",
+    "p",
+    "p_holm",
     "chance",
     "retention",
+    "ratio",
     "invalid",
 ]
 

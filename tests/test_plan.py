@@ -71,6 +71,19 @@ def test_done_cells_are_skipped_failed_ones_retried_and_force_runs_all():
     assert len(forced.todo()) == len(plan.entries) == 7
 
 
+def test_a_cell_that_lacks_a_task_runs_again_and_counts_as_failed():
+    (baseline, cell) = make_plan(grid(())).todo()
+    for done, errors in ((baseline, {}), (cell, {"mini_ner": "no such file", "save=adapter": "x"})):
+        done.folder.mkdir(parents=True)
+        record = {"state": "done", "result": {"errors": errors}}
+        (done.folder / "record.json").write_text(json.dumps(record))
+    plan = make_plan(grid(()))
+    assert [c.key for c in plan.todo()] == [cell.key]
+    assert plan.failed() == 1
+    assert "failed before: mini_ner" in plan.describe()
+    assert make_plan(grid(("resume=only_missing",))).todo() == []
+
+
 def test_a_done_cell_that_lacks_what_save_asks_for_runs_again():
     (baseline, cell) = make_plan(grid(())).todo()
     for done in (baseline, cell):

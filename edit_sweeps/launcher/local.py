@@ -27,7 +27,8 @@ def run_units(plan: Plan) -> None:
         )
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock.with_suffix(".lock")):
-            cells = [cell for cell in unit if plan.force or not finished_meanwhile(cell)]
+            # Another process may have done some since they were planned.
+            cells = [cell for cell in unit if plan.force or not cell.is_complete()]
             for cell in cells:
                 freeze_config(cell)
             for record in run_unit(cells, session, force=plan.force):
@@ -36,11 +37,6 @@ def run_units(plan: Plan) -> None:
                 push(
                     plan.study / "cells" / record.name, plan.study.name, wandb_settings(plan.wandb)
                 )
-
-
-def finished_meanwhile(cell: Cell) -> bool:
-    """Whether another process has done the cell since it was planned."""
-    return cell.state() in {"done", "collapsed"} and not cell.missing_artefacts()
 
 
 def freeze_config(cell: Cell) -> None:

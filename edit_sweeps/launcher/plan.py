@@ -38,6 +38,9 @@ NO_RESULT = {
     "cache_dir",
     "data_root",
     "dataset.cap",
+    "dataset.repeat",
+    "dataset.on_invalid",
+    "editor.train_on_invalid",
     "experiment",
 }
 NO_RESULT_GROUPS = {"wandb", "cluster", "hydra"}
@@ -89,8 +92,9 @@ class Plan:
         return [sorted(unit, key=lambda cell: cell.num_edits) for unit in units.values()]
 
     def failed(self) -> int:
-        """Cells of the plan that are failed on disk now."""
-        return sum(entry.cell.state() == "failed" for entry in self.entries)
+        """Cells of the plan that are failed on disk now, or lack a task."""
+        cells = [entry.cell for entry in self.entries]
+        return sum(cell.state() == "failed" or bool(cell.failed_tasks()) for cell in cells)
 
     def headline(self) -> str:
         """One line: how much there is and how much of it is to do."""
@@ -270,7 +274,7 @@ def explain_missing(tree: Tree, missing: Sequence[str]) -> str:
 def make_cell(tree: Tree, overrides: Sequence[str], digests: Digests) -> Cell:
     """Key one frozen configuration; a hub model is pinned to the commit that enters the key."""
     content = inputs.digest_inputs(tree, digests)
-    model = content.get("model", "")
+    model, asked = content.get("model", ""), tree["model"]["revision"]
     if model.startswith(f"{tree['model']['pretrained']}@"):
         tree = tree | {"model": tree["model"] | {"revision": model.rpartition("@")[2]}}
     identity = cells.identity(tree, content)
@@ -281,6 +285,7 @@ def make_cell(tree: Tree, overrides: Sequence[str], digests: Digests) -> Cell:
         overrides=swept(tree, overrides),
         study=Path(study_folder(tree["study"])),
         baseline=cells.digest(base),
+        revision=asked,
     )
 
 
@@ -306,7 +311,7 @@ def baseline_of(cell: Cell, digests: Digests) -> Cell:
         for k, v in cell.overrides.items()
         if k.split(".")[0] in {"model", "task", "eval"}
     ]
-    return make_cell(as_baseline(cell.config), kept, digests)
+    return make_cell(as_baseline(cell.as_asked()), kept, digests)
 
 
 def swept(tree: Tree, overrides: Sequence[str]) -> Tree:
@@ -339,7 +344,10 @@ def decide(cell: Cell, state: str) -> tuple[bool, str]:
         lacking = cell.missing_artefacts()
         if resume == "force":
             return True, "resume=force"
-        return bool(lacking), f"save: {', '.join(sorted(lacking))} is missing" if lacking else ""
+        lost = cell.failed_tasks() if resume == "auto" else []
+        reasons = [f"failed before: {', '.join(lost)}"] if lost else []
+        reasons += [f"save: {', '.join(sorted(lacking))} is missing"] if lacking else []
+        return bool(reasons), "; ".join(reasons)
     if state == "failed":
         if resume == "only_missing":
             return False, "resume=only_missing"
