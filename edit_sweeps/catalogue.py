@@ -1,27 +1,34 @@
-"""What a cell needs and this package does not hold: model, documents, edit requests, text. Light imports only."""
+"""What a cell needs and this package does not hold: model, documents, edit requests, text. Light imports only.
+
+Whether it is on this machine is asked in `missing`.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from edit_sweeps import data_root, edit_sources, hub_cache
+from edit_sweeps import edit_sources
 from edit_sweeps.cell import Tree, is_baseline
 from edit_sweeps.config import CONF
-from edit_sweeps.manifest import EVERYTHING
 from edit_sweeps.text_shards import shards_of
 
 GROUPS = ("model", "task", "dataset", "moments")
-"""Config groups that need something, and options of `edit-sweeps data fetch`."""
+"""Config groups that need something."""
+OPTIONS = (*GROUPS, "tokenizer")
+"""Of `edit-sweeps data fetch`."""
+MAIN_SPLIT = "train"
+"""Of text, where nobody names another."""
 
 _OWN_TEXT = ("miniature",)
-_TEXT_FILES = (".txt", ".jsonl")
+TEXT_FILES = (".txt", ".jsonl")
+"""Endings of files with text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +90,7 @@ class Need:
         revision: On the hub.
         subset: Of a data set on the hub; None: all of it.
         only: Files of the repository that are enough; empty: what the kind takes.
-        group: One of `GROUPS`.
+        group: One of `OPTIONS`.
         option: With `--<group>`, what fetches it.
     """
 
@@ -125,6 +132,7 @@ def needs_of(tree: Tree, groups: Iterable[str] = GROUPS) -> list[Need]:
             found += task_needs(key, spec)
     if "dataset" in groups and not is_baseline(tree):
         found += dataset_needs(tree["dataset"])
+        found += train_file_needs(tree["editor"].get("train_file"))
     if "moments" in groups and not is_baseline(tree):
         if tree["editor"].get("second_moment"):
             found += moments_needs(tree["moments"])
@@ -139,14 +147,36 @@ def model_needs(model: Mapping[str, Any]) -> list[Need]:
     named = str(model["name"]) if _says(str(model["name"]), "model", told) else None
     found = []
     if _on_hub(name):
-        option = named or (f"{name}@{revision}" if revision else name)
+        option = named or _own(name, revision=revision)
         found.append(
             Need(kind="models", name=name, revision=revision, group="model", option=option)
         )
     if tokenizer and _on_hub(str(tokenizer)):
-        option, only = named or str(tokenizer), TOKENIZER_FILES
-        found.append(Need(kind="models", name=tokenizer, only=only, group="model", option=option))
+        need = tokenizer_need(str(tokenizer))
+        found.append(replace(need, group="model", option=named) if named else need)
     return found
+
+
+def tokenizer_need(hub_id: str, revision: str | None = None) -> Need:
+    """A tokenizer without the model it was made for."""
+    return Need(
+        kind="models",
+        name=hub_id,
+        revision=revision,
+        only=TOKENIZER_FILES,
+        group="tokenizer",
+        option=_own(hub_id, revision=revision),
+    )
+
+
+def _own(name: str, subset: str = "", revision: str | None = None) -> str:
+    """How an option of `data fetch` calls a repository of the hub by its id and no name of conf/.
+
+    One without an owner would be taken for a name; `:` or `@` in it show what it is.
+    """
+    if "/" not in name and not subset:
+        revision = revision or "main"
+    return f"{name}{f':{subset}' if subset else ''}{f'@{revision}' if revision else ''}"
 
 
 def _on_hub(name: str) -> bool:
@@ -183,10 +213,8 @@ def documents_need(
         named: What `--task` calls them; None: themselves, as `name[:subset][@revision]`.
     """
     kind = "datasets" if plain_file(name) is None else "files"
-    own = f"{name}{f':{subset}' if subset else ''}{f'@{revision}' if revision else ''}"
-    return Need(
-        kind=kind, name=name, revision=revision, subset=subset, group="task", option=named or own
-    )
+    option = named or _own(name, subset or "", revision)
+    return Need(kind=kind, name=name, revision=revision, subset=subset, group="task", option=option)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -227,14 +255,22 @@ def dataset_needs(dataset: Mapping[str, Any]) -> list[Need]:
     ]
 
 
+def train_file_needs(file: str | None) -> list[Need]:
+    """MEND's training requests, where they are a published file that is not here."""
+    source = next((s for s in edit_sources.EDIT_SOURCES if s.file == file and s.url), None)
+    if source is None or Path(source.file).is_file():
+        return []
+    return [Need(kind="files", name=source.file, group="dataset", option=source.name)]
+
+
 def moments_needs(moments: Mapping[str, Any]) -> list[Need]:
     """The text that second moments are taken over, when it is on the hub."""
-    source, subset = str(moments["source"]), moments["subset"]
+    source, subset, split = str(moments["source"]), moments["subset"], str(moments["split"])
     if moments["file"]:
         return []
-    told = {"source": source, "subset": subset}
-    named = str(moments["name"]) if _says(str(moments["name"]), "moments", told) else None
-    return _text_needs(source, subset, moments["split"], named)
+    told, name = {"source": source, "subset": subset, "split": split}, str(moments["name"])
+    named = name if _says(name, "moments", told, defaults={"split": MAIN_SPLIT}) else None
+    return _text_needs(source, subset, split, named)
 
 
 def training_needs(training: Mapping[str, Any]) -> list[Need]:
@@ -246,9 +282,10 @@ def training_needs(training: Mapping[str, Any]) -> list[Need]:
 
 
 def _text_needs(source: str, subset: str | None, split: str, named: str | None) -> list[Need]:
-    if source in _OWN_TEXT or Path(source).suffix in _TEXT_FILES:
+    if source in _OWN_TEXT or Path(source).suffix in TEXT_FILES:
         return []
-    option = named or (f"{source}:{subset}" if subset else source)
+    inside = f"{subset or ''}:{split}" if split != MAIN_SPLIT else subset or ""
+    option = named or _own(source, inside)
     only = shards_of(source, subset, split)
     return [
         Need(kind="datasets", name=source, subset=subset, only=only, group="moments", option=option)
@@ -261,6 +298,7 @@ def _says(
     told: Mapping[str, Any],
     *,
     inside: str | None = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
     conf: Path = CONF,
 ) -> bool:
     """Whether the file of an option says what `told` says, so that its name alone asks for the same."""
@@ -269,7 +307,8 @@ def _says(
         return False
     tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     tree = tree.get(inside) or {} if inside else tree
-    return all(tree.get(key) == value for key, value in told.items())
+    said = {**defaults, **tree}
+    return all(said.get(key) == value for key, value in told.items())
 
 
 def plain_file(name: str) -> PlainFile | None:
@@ -282,59 +321,3 @@ def plain_file(name: str) -> PlainFile | None:
                 name=name, url=source.url, licence=source.licence, commit=source.revision
             )
     return None
-
-
-def is_there(need: Need, *, caches: Sequence[str] = ()) -> bool:
-    """Whether it can be read without a network.
-
-    Args:
-        need: What is looked for in the data folder in force.
-        caches: Kinds that are then also looked for in the caches of the hub's libraries.
-    """
-    if _in_data_folder(need):
-        return True
-    if need.kind not in caches:
-        return False
-    if need.kind == "datasets":
-        # Single files of a data set are read as a stream, which no cache serves.
-        return not need.only and hub_cache.has_dataset(need.name, need.subset)
-    if need.only:
-        return hub_cache.has_tokenizer(need.name)
-    return hub_cache.has_model(need.name, need.revision)
-
-
-def _in_data_folder(need: Need) -> bool:
-    """A folder that no manifest speaks of was put there by hand and is taken as it is."""
-    root = data_root.root()
-    if root is None or not (root / need.place).exists():
-        return False
-    entry = data_root.entry(need.kind, need.name)
-    if entry is None or need.kind == "files":
-        return True
-    if not entry.has_revision(need.revision):
-        return False
-    if need.kind == "models":
-        return EVERYTHING in entry.parts or bool(need.only)
-    if need.only:
-        return set(need.only) <= set(entry.files)
-    return EVERYTHING in entry.parts or need.subset in entry.parts
-
-
-def command(needs: Sequence[Need], root: str | Path) -> str:
-    """The command that brings `needs` into the data folder `root`."""
-    options = dict.fromkeys(f"--{need.group} {need.option}" for need in needs)
-    return f"edit-sweeps data fetch {' '.join(options)} --to {root}"
-
-
-def explain(needs: Sequence[Need], root: str | Path | None) -> str:
-    """A refusal: everything that is missing, and how to bring it."""
-    listed = "; ".join(dict.fromkeys(map(str, needs)))
-    if root is None:
-        return (
-            f"missing, and HF_HUB_OFFLINE=1 keeps the hub from being asked: {listed}; where there is a network: "
-            f"{command(needs, 'FOLDER')}, then here data_root=FOLDER"
-        )
-    return (
-        f"missing in data_root={root}: {listed}; bring them, where there is a network, with: "
-        f"{command(needs, root)}"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,10 @@ def fetch(
     ] = None,
     dataset: Annotated[Several, typer.Option(help="In conf/dataset/.")] = None,
     moments: Annotated[
-        Several, typer.Option(help="In conf/moments/, or a hub id[:subset] of text.")
+        Several, typer.Option(help="In conf/moments/, or a hub id[:subset[:split]] of text.")
+    ] = None,
+    tokenizer: Annotated[
+        Several, typer.Option(help="A hub id[@revision]: its tokenizer without its weights.")
     ] = None,
     to: Folder = None,
     *,
@@ -61,12 +65,13 @@ def fetch(
 
     logging.basicConfig(format="%(levelname)s %(message)s", level="WARNING")
     asked = {"model": model, "task": task, "dataset": dataset, "moments": moments}
+    asked |= {"tokenizer": tokenizer}
     with without_traceback(FetchError, ManifestError):
         wanted = needs_of_options(
             {group: split(names) for group, names in asked.items()}, find_home()
         )
         if not wanted:
-            msg = "nothing is asked for; give --model, --task, --dataset or --moments"
+            msg = "nothing is asked for; give --model, --task, --dataset, --moments or --tokenizer"
             raise FetchError(msg)
         for option in (option for option, needs in wanted.items() if not needs):
             print(
@@ -84,7 +89,9 @@ def fetch(
     if failed:
         raise typer.Exit(1)
     if not dry_run:
-        print(f"To use it: export {VARIABLE}={root}   (or data_root={root} on the command line)")
+        print(
+            f"To use it: export {VARIABLE}={shlex.quote(str(root))}   (or data_root={root} on the command line)"
+        )
 
 
 @app.command("list")

@@ -9,13 +9,15 @@ from typing import Any
 from edit_sweeps import edit_sources
 from edit_sweeps.apply import compose, near, options
 from edit_sweeps.catalogue import (
-    GROUPS,
+    MAIN_SPLIT,
+    OPTIONS,
     Need,
     dataset_needs,
     documents_need,
     model_needs,
     moments_needs,
     task_needs,
+    tokenizer_need,
 )
 from edit_sweeps.edited_folder import ApplyError
 from edit_sweeps.hub import FetchError
@@ -26,9 +28,10 @@ def needs_of_options(asked: Mapping[str, Sequence[str]], home: Path) -> dict[str
     """What each option asks for.
 
     Args:
-        asked: Group of `GROUPS` -> names: options of conf/<group>/; for `model` also
-            `<hub id>[@revision]`, for `moments` `<hub id>[:subset]`, for `task` any of lm-eval's, or
-            the documents themselves as `<hub id>[:subset][@revision]`.
+        asked: One of `OPTIONS` -> names: options of conf/<group>/; for `model` also
+            `<hub id>[@revision]`, for `moments` `<hub id>[:subset[:split]]`, for `task` any of lm-eval's,
+            or the documents themselves as `<hub id>[:subset][@revision]`; for `tokenizer`
+            `<hub id>[@revision]` alone.
         home: The project's folder.
 
     Returns:
@@ -39,7 +42,7 @@ def needs_of_options(asked: Mapping[str, Sequence[str]], home: Path) -> dict[str
     """
     return {
         f"--{group} {name}": _READERS[group](name, home)
-        for group in GROUPS
+        for group in OPTIONS
         for name in asked.get(group, ())
     }
 
@@ -47,7 +50,7 @@ def needs_of_options(asked: Mapping[str, Sequence[str]], home: Path) -> dict[str
 def _model(name: str, home: Path) -> list[Need]:
     if name in options(home, "model"):
         return model_needs(_group(home, "model", name))
-    if "/" not in name:
+    if not _is_hub_id(name):
         raise _unknown("model", name, home, " or a hub id, owner/name[@revision]")
     hub_id, _, revision = name.partition("@")
     return model_needs(
@@ -61,7 +64,7 @@ def _task(name: str, home: Path) -> list[Need]:
     if name in options(home, "task"):
         tree = _group(home, "task", name)
         return [need for key, spec in tree.items() for need in task_needs(key, spec)]
-    if "/" in name:
+    if _is_hub_id(name):
         place, _, revision = name.partition("@")
         hub_id, _, subset = place.partition(":")
         return [documents_need(hub_id, subset or None, revision or None)]
@@ -85,21 +88,40 @@ def _dataset(name: str, home: Path) -> list[Need]:
 def _moments(name: str, home: Path) -> list[Need]:
     if name in options(home, "moments"):
         return moments_needs(_group(home, "moments", name))
-    if "/" not in name:
-        raise _unknown("moments", name, home, " or a hub id, owner/name[:subset]")
-    source, _, subset = name.partition(":")
+    if not _is_hub_id(name):
+        raise _unknown("moments", name, home, " or a hub id, owner/name[:subset[:split]]")
+    source, subset, split = (*name.partition("@")[0].split(":"), "", "")[:3]
     return moments_needs(
         {
             "name": "custom",
             "source": source,
             "subset": subset or None,
-            "split": "train",
+            "split": split or MAIN_SPLIT,
             "file": None,
         }
     )
 
 
-_READERS = {"model": _model, "task": _task, "dataset": _dataset, "moments": _moments}
+def _tokenizer(name: str, home: Path) -> list[Need]:  # noqa: ARG001  # no option of conf/ is one
+    if not _is_hub_id(name):
+        msg = f"--tokenizer {name}: give a hub id, owner/name[@revision]"
+        raise FetchError(msg)
+    hub_id, _, revision = name.partition("@")
+    return [tokenizer_need(hub_id, revision or None)]
+
+
+def _is_hub_id(name: str) -> bool:
+    """The oldest repositories have no owner; `:` or `@` tells them from names of conf/."""
+    return any(mark in name for mark in "/:@")
+
+
+_READERS = {
+    "model": _model,
+    "task": _task,
+    "dataset": _dataset,
+    "moments": _moments,
+    "tokenizer": _tokenizer,
+}
 
 
 def _group(home: Path, group: str, name: str) -> dict[str, Any]:

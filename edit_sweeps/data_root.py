@@ -28,8 +28,8 @@ def root() -> Path | None:
 
 @contextmanager
 def using(folder: str | Path | None) -> Iterator[None]:
-    """Read from `folder` inside the block; None leaves what is in force outside."""
-    if folder is None:
+    """Read from `folder` inside the block; none (None, or an empty name) leaves what is in force outside."""
+    if not folder:
         yield
         return
     token = _ROOT.set(Path(folder).expanduser())

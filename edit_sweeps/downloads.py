@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -41,11 +42,28 @@ def size_of(url: str) -> int | None:
 def download(url: str, part: Path) -> None:
     """Bring the file at an address into `part`, from where an earlier call stopped if it left something.
 
+    What came before is gone on with only while the server says that its file is still the same one: its
+    mark (ETag or date) is kept beside `part` meanwhile.
+
     Raises:
         FetchError: There is nothing there, or the connection fails again and again; what came is kept.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     _patiently(url, lambda: _go_on(url, part))
+    _mark_of(part).unlink(missing_ok=True)
+
+
+def _mark_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.mark")
+
+
+def _begin(part: Path, headers: Message) -> None:
+    """Forget what came before, then keep the mark of the file that comes now."""
+    part.unlink(missing_ok=True)
+    mark = headers.get("ETag", "")
+    if not mark or mark.startswith("W/"):  # a weak one does not promise the same bytes
+        mark = headers.get("Last-Modified", "")
+    _mark_of(part).write_text(mark, encoding="utf-8")
 
 
 def _patiently(url: str, attempt: Callable[[], T]) -> T:
@@ -82,9 +100,11 @@ def _go_on(url: str, part: Path) -> None:
     Raises:
         OSError: The connection ended before the file did.
     """
-    have = part.stat().st_size if part.exists() else 0
+    mark_file = _mark_of(part)
+    mark = mark_file.read_text(encoding="utf-8") if mark_file.exists() else ""
+    have = part.stat().st_size if part.exists() and mark else 0
     try:
-        response = _open(url, {"Range": f"bytes={have}-"} if have else {})
+        response = _open(url, {"Range": f"bytes={have}-", "If-Range": mark} if have else {})
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -94,6 +114,7 @@ def _go_on(url: str, part: Path) -> None:
     with response:
         if response.status != 206:
             have = 0
+            _begin(part, response.headers)
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         bar = tqdm(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
@@ -53,7 +53,8 @@ def fetch(
     What cannot be brought is yielded as an error, and the rest goes on.
 
     Args:
-        root: Made if it is not there; one process at a time writes to it.
+        root: Made if it is not there; one process at a time writes to it. Where nothing is missing,
+            nothing is written, so it may be read-only.
         needs: Several may be parts of one data set.
         hub: Where models and data sets are.
         dry_run: Only look what would be brought; writes nothing.
@@ -61,30 +62,63 @@ def fetch(
     places: dict[str, list[Need]] = {}
     for need in needs:
         places.setdefault(need.place, []).append(need)
-    with _alone(root, dry_run=dry_run):
+    hub = hub or Hub()
+    with ExitStack() as stack:
+        may_write = False
         for place, parts in places.items():
+            if not (dry_run or may_write or _is_complete(root, place, parts, hub)):
+                stack.enter_context(_alone(root))
+                may_write = True
             try:
                 if parts[0].kind == "files":
                     yield _fetch_plain(root, place, parts[0], dry_run=dry_run)
                 else:
-                    yield _Fetch(root, place, parts, hub or Hub()).run(dry_run=dry_run)
+                    yield _Fetch(root, place, parts, hub).run(dry_run=dry_run)
             except FetchError as error:
                 yield error
+            except OSError as error:
+                yield FetchError(f"{place} cannot be written: {error}")
+
+
+def _is_complete(root: Path, place: str, needs: Sequence[Need], hub: Hub) -> bool:
+    """Whether nothing of it is to be brought, so that nobody needs to be kept from writing."""
+    entry = manifest.read(root).get(place)
+    if entry is None:
+        return False
+    if needs[0].kind == "files":
+        return not any(manifest.damaged(root, {place: entry}, deep=False))
+    try:
+        return _Fetch(root, place, needs, hub).is_complete()
+    except FetchError:
+        return True  # it is refused: nothing is written
 
 
 @contextmanager
-def _alone(root: Path, *, dry_run: bool) -> Iterator[None]:
-    if dry_run:
-        yield
-        return
-    root.mkdir(parents=True, exist_ok=True)
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other processes from writing.
+
+    Raises:
+        FetchError: The folder cannot be made or written to.
+    """
     aside = root / ASIDE
-    with FileLock(root / ".lock"):
+    lock = FileLock(root / ".lock")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        msg = (
+            f"{root} cannot be written to ({error}); give a folder that can: --to FOLDER, or EDIT_SWEEPS_DATA in the "
+            "environment"
+        )
+        raise FetchError(msg) from error
+    try:
         yield
         for archive in aside.glob("*.tar.gz"):
             archive.unlink()
         if aside.is_dir() and not any(path.is_file() for path in aside.rglob("*")):
             shutil.rmtree(aside)
+    finally:
+        lock.release()
 
 
 class _Fetch:
@@ -112,6 +146,8 @@ class _Fetch:
             )
             raise FetchError(msg)
         (revision,) = revisions
+        if self.entry and revision is None and self.entry.has_revision(None):
+            return self.entry.revision  # a folder pinned to a commit stays so
         if self.entry and not self.entry.has_revision(revision):
             msg = (
                 f"{self.place} holds revision {self.entry.revision or 'main'} and {revision or 'main'} is asked for; "
@@ -122,7 +158,7 @@ class _Fetch:
 
     def run(self, *, dry_run: bool) -> Outcome:
         """Bring what is missing of it."""
-        if self.entry and self._complete(self.entry):
+        if self.entry and self.is_complete():
             return Outcome(self.place, self.entry.licence, 0, "there")
         # More of what is there already must be of the same commit.
         pinned = self.entry.commit if self.entry else None
@@ -141,11 +177,16 @@ class _Fetch:
         asked = [need.subset or EVERYTHING for need in self.needs if not need.only]
         return tuple(dict.fromkeys((*known, *asked)))
 
-    def _complete(self, entry: Entry) -> bool:
+    def is_complete(self) -> bool:
+        """Whether all that is asked for is there, as far as the manifest knows, without asking the hub."""
+        entry = self.entry
+        if entry is None:
+            return False
         if EVERYTHING not in entry.parts and not set(self._parts()) <= set(entry.parts):
             return False
-        only = [pattern for need in self.needs for pattern in need.only]
-        if not all(any(fnmatch(name, p) for name in entry.files) for p in only if "*" not in p):
+        # Of a tokenizer's files a repository has some, which came with whatever was fetched of it first.
+        only = {n for need in self.needs for n in need.only if need.kind == "datasets"}
+        if not only <= set(entry.files):
             return False
         return all(self._is_here(name, facts.size) for name, facts in entry.files.items())
 
@@ -160,6 +201,10 @@ class _Fetch:
                 wanted |= dataset_files(repository, need.subset)
         if not wanted:
             msg = f"{self.place}: the hub's repository holds no data files"
+            raise FetchError(msg)
+        outside = sorted(name for name in wanted if not _stays_inside(name))
+        if outside:
+            msg = f"{self.place}: the hub names a file outside the folder, {outside[0]!r}; nothing of it is fetched"
             raise FetchError(msg)
         return wanted | (set(self.entry.files) & set(repository.sizes) if self.entry else set())
 
@@ -195,6 +240,7 @@ class _Fetch:
                 (aside / name).replace(home / name)
             shutil.rmtree(aside, ignore_errors=True)
         else:
+            _keep_only(aside, lacking)  # an interrupted call may have been after another revision
             home.parent.mkdir(parents=True, exist_ok=True)
             aside.rename(home)
         entry = Entry(
@@ -208,6 +254,23 @@ class _Fetch:
         )
         _note(self.root, self.place, entry)
         return tuple(n for n in sorted(lacking) if n in known and known[n] != facts[n])
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a path that the hub names lies below the folder it is put into."""
+    parts = PurePosixPath(name).parts
+    return not (name.startswith("/") or "\\" in name or ".." in parts)
+
+
+def _keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove every other file below `folder`, and sub-folders that are then empty."""
+    kept = {folder / name for name in names}
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in kept:
+            path.unlink()
 
 
 def _check(shown: str, facts: FileFacts, size: int, digest: str | None) -> None:

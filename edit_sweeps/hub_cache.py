@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from edit_sweeps import data_root
+from edit_sweeps.manifest import is_commit
 from edit_sweeps.offline import is_offline
 
 _KINDS = {"models": ("model", "config.json"), "datasets": ("dataset", "README.md")}
@@ -36,7 +37,7 @@ def commit_of(kind: str, hub_id: str, revision: str | None) -> str | None:
     if local(hub_id) is not None:
         entry = data_root.entry(kind, hub_id)
         return entry.commit if entry and entry.has_revision(revision) else None
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+    if is_commit(revision):
         return revision
     return _cached_commit(kind, hub_id, revision) or _ask(kind, hub_id, revision)
 
@@ -68,7 +69,7 @@ def _ask(kind: str, hub_id: str, revision: str | None) -> str | None:
 
 def has_model(hub_id: str, revision: str | None) -> bool:
     """Whether the hub's cache holds a model's configuration and weights."""
-    commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else None
+    commit = revision if is_commit(revision) else None
     commit = commit or _cached_commit("models", hub_id, revision)
     if commit is None:
         return False
@@ -83,15 +84,25 @@ def has_tokenizer(hub_id: str) -> bool:
     return commit is not None and any(folder.glob("tokenizer*"))
 
 
-def has_dataset(hub_id: str, subset: str | None) -> bool:
+def has_dataset(hub_id: str, subset: str | None, revision: str | None = None) -> bool:
     """Whether `datasets` has loaded this data set here before, which is what it can read again without a network.
 
-    Files in the hub's cache alone do not serve it.
+    Files in the hub's cache alone do not serve it. Of several commits it reads the one it has prepared
+    last; that must be the commit that enters keys, where this is known.
     """
     owner, _, name = hub_id.rpartition("/")
     folder = "___".join(part for part in (owner, _snake_case(name)) if part)
     cache = Path(os.environ.get("HF_DATASETS_CACHE", home() / "datasets")).expanduser()
-    return any((cache / folder).glob(f"{subset or '*'}/*/*"))
+    prepared = [p for p in (cache / folder).glob(f"{subset or '*'}/*/*") if p.is_dir()]
+    commit = revision if is_commit(revision) else _cached_commit("datasets", hub_id, revision)
+    if commit is None or not prepared:
+        return bool(prepared)
+    return max(prepared, key=lambda p: p.stat().st_mtime).name == commit
+
+
+def commit_to_read(kind: str, hub_id: str, revision: str | None) -> str | None:
+    """What to ask the hub for: the commit that enters keys; the revision itself where that is not known."""
+    return commit_of(kind, hub_id, revision) or revision
 
 
 def _snake_case(name: str) -> str:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -63,10 +64,15 @@ class Entry:
         return sum(file.size for file in self.files.values())
 
     def has_revision(self, wanted: str | None) -> bool:
-        """Whether this is what `wanted` names; None stands for the main branch."""
+        """Whether this is what `wanted` names; None stands for the main branch, or for the commit it was pinned to."""
         if wanted is None:
-            return self.revision in {None, "main"}
+            return self.revision in {None, "main"} or is_commit(self.revision)
         return wanted in {self.revision, self.commit} or (wanted == "main" and not self.revision)
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether it is a full commit id, and no branch or tag."""
+    return bool(revision and re.fullmatch(r"[0-9a-f]{40}", revision))
 
 
 Entries = dict[str, Entry]
@@ -95,7 +101,9 @@ def _read(file: Path, size: int, mtime_ns: int) -> Entries:  # noqa: ARG001  # t
             msg = f"{file} has the format {tree['format']}, this program reads {FORMAT}; fetch again into a new folder"
             raise ManifestError(msg)
         return {place: _entry(values) for place, values in tree["entries"].items()}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except ManifestError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         msg = (
             f"{file} cannot be read ({type(error).__name__}: {error}); move it away and run "
             "`edit-sweeps data fetch` again: what is there is taken up without being downloaded again"

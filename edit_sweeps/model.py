@@ -23,7 +23,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import has_file
 
-from edit_sweeps import data_root
+from edit_sweeps import data_root, hub_cache
 from edit_sweeps.architectures import Architecture, architecture
 
 log = logging.getLogger(__name__)
@@ -346,9 +346,11 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerFast:
     Raises:
         ValueError: A folder or miniature that does not exist.
     """
-    place = resolve_pretrained(source.tokenizer or source.pretrained)
-    own = source.revision and not source.tokenizer
-    options = {"revision": source.revision} if own else {}
+    place, revision = resolve_pretrained(source.tokenizer or source.pretrained), source.revision
+    if source.tokenizer:  # of another repository: at the commit that is in the cell's key
+        on_hub = isinstance(place, str)
+        revision = hub_cache.commit_of("models", source.tokenizer, None) if on_hub else None
+    options = {"revision": revision} if revision else {}
     return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 
 

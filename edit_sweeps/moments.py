@@ -155,6 +155,7 @@ class MomentStore:
             log.info("eigendecomposition of the second moment of layer %d", layer)
             moment = Moment.from_matrix(sums.pop(layer).to(home), tokens)
             facts = {**base, "parameter": model.parameter_name(layer), "tokens_used": tokens}
+            facts["pretrained"] = str(model.network.name_or_path)  # for `missing`
             _store(path, moment, {**facts, "seconds": time.monotonic() - started})
 
 

@@ -10,17 +10,21 @@ import os
 import sys
 from pathlib import Path
 
-FLAGS = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+FLAGS = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
 _CONSTANTS = {
     "huggingface_hub.constants": ("HF_HUB_OFFLINE",),
     "datasets.config": ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
+    "evaluate.config": ("HF_EVALUATE_OFFLINE",),
 }
 """Module -> names in it that hold a flag as it was when the module was imported."""
 
 
 def offline_environment(root: str | Path | None) -> dict[str, str]:
-    """What a process that works from the data folder `root` needs in its environment; nothing for None."""
-    if root is None:
+    """What a process that works from the data folder `root` needs in its environment; nothing for none.
+
+    A variable that is set to nothing names no folder either.
+    """
+    if not root:
         return {}
     return {
         "EDIT_SWEEPS_DATA": str(Path(root).expanduser().absolute()),
@@ -29,11 +33,11 @@ def offline_environment(root: str | Path | None) -> dict[str, str]:
 
 
 def go_offline(root: str | Path | None) -> None:
-    """Keep this process, and those it starts, off the network for good; does nothing for None.
+    """Keep this process, and those it starts, off the network for good; does nothing for no folder.
 
     Modules that have read the flags already are told too.
     """
-    if root is None:
+    if not root:
         return
     os.environ.update(offline_environment(root))
     for module, names in _CONSTANTS.items():

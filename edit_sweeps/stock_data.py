@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edit_sweeps import data_root, task_data
+from edit_sweeps import data_root, hub_cache, task_data
 from edit_sweeps.task_data import SOURCES, SUFFIXES, TaskDataError
 
 TaskFile = Mapping[str, Any]
@@ -167,7 +167,7 @@ class _Reader:
             raise TaskDataError(msg) from error
 
     def _elsewhere(self, path: str, name: str | None, options: Mapping[str, Any]) -> Any:
-        """A data set from the data folder, or from the hub where no data folder is in force."""
+        """A data set from the data folder, or from the hub at the commit in the key where none is in force."""
         kept = {k: v for k, v in options.items() if k not in HUB_ONLY}
         folder, title = data_root.local_dataset(path), f"{path} {name or ''}".strip()
         fetch = f"`edit-sweeps data fetch --task {self.task}`"
@@ -180,7 +180,10 @@ class _Reader:
         try:
             if folder is not None:
                 return self.theirs(str(folder), name, **kept)
-            return self.theirs(path, name, **options)
+            commit = hub_cache.commit_to_read("datasets", path, options.get("revision"))
+            return self.theirs(
+                path, name, **dict(options) | ({"revision": commit} if commit else {})
+            )
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             msg = (

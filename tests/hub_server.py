@@ -7,11 +7,34 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+import pandas as pd
+import pytest
 import yaml
+from typer.testing import CliRunner
+
+from edit_sweeps import catalogue, cli, downloads, home
+from edit_sweeps.catalogue import Need, PlainFile
+from edit_sweeps.fetch import fetch
+from edit_sweeps.hub import Hub
+from tests.test_conf import CONF
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".parquet")
 """Files whose digest the hub knows."""
+PROJECT = CONF.parent
+CARD = """---
+license: cc-by-4.0
+configs:
+- config_name: rte
+  data_files:
+  - {split: train, path: rte/train-*}
+  - {split: validation, path: rte/validation-*}
+- config_name: sst2
+  data_files: [{split: validation, path: sst2/validation-*}]
+---
+Small, and made up.
+"""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -68,8 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
         content, headers, status = path.read_bytes(), {"X-Repo-Commit": COMMIT}, 200
         headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-        given = self.headers.get("Range")
-        if given:
+        given, same = self.headers.get("Range"), self.headers.get("If-Range") or headers["ETag"]
+        if given and same == headers["ETag"]:
             start = int(given.removeprefix("bytes=").split("-")[0])
             if start >= len(content):
                 return self.send(416, b"")
@@ -110,3 +133,66 @@ def serving(root):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub with two models and a data set of two subsets, and a server of plain files."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(downloads, "WAIT_S", 0.0)
+    root = tmp_path / "served"
+    tiny = root / "models" / "own" / "tiny"
+    for name in ("config.json", "tokenizer.json", "merges.txt", "pytorch_model.bin", "onnx/a.json"):
+        put(tiny / name, f"{{}}{name}")
+    put(tiny / "README.md", "---\nlicense: mit\n---\nA model.\n")
+    put(tiny / "model.safetensors", b"weights" * 1000)
+    put(root / "models" / "own" / "pickled" / "pytorch_model.bin", b"pickle")
+    glue = root / "datasets" / "own" / "glue"
+    put(glue / "README.md", CARD)
+    for name in ("rte/train", "rte/validation", "sst2/validation"):
+        (glue / name).parent.mkdir(exist_ok=True)
+        pd.DataFrame({"text": [name]}).to_parquet(glue / f"{name}-00000-of-00001.parquet")
+    put(root / "plain" / "facts.json", json.dumps([{"fact": n} for n in range(5000)]))
+    with serving(root) as running:
+        yield running
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data"
+
+
+def bring(root, server, *needs, **options):
+    return list(fetch(root, needs, hub=Hub(server.address), **options))
+
+
+def names(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def plain(server, monkeypatch):
+    """Makes a need of a plain file of the server, of which the catalogue knows the address."""
+
+    def make(name="facts.json", url="facts.json", member=None):
+        file = PlainFile(
+            name=name, url=f"{server.address}/{url}", licence="MIT", commit="c0ffee", member=member
+        )
+        monkeypatch.setattr(catalogue, "TASK_FILES", {**catalogue.TASK_FILES, name: file})
+        return Need(kind="files", name=name, group="task", option="own")
+
+    return make
+
+
+@pytest.fixture
+def run(server, root, plain, monkeypatch):
+    """`edit-sweeps data ...` on the stand-ins."""
+    monkeypatch.setattr("edit_sweeps.fetch.Hub", lambda: Hub(server.address))
+    monkeypatch.setenv(home.HOME_VARIABLE, str(PROJECT))
+    monkeypatch.setenv("EDIT_SWEEPS_DATA", str(root))
+    return lambda *arguments: CliRunner().invoke(cli.app, ["data", *arguments])

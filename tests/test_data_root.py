@@ -1,6 +1,7 @@
 """A data folder in the hub's layout: read without a network, keyed as on line, what is missing named beforehand."""
 
 import json
+import os
 import shlex
 import shutil
 import socket
@@ -10,14 +11,24 @@ import datasets
 import pandas as pd
 import pytest
 
-from edit_sweeps import data_root, edit_sources, manifest, offline, task_data, text_shards
+from edit_sweeps import (
+    data_root,
+    edit_sources,
+    hub_cache,
+    manifest,
+    offline,
+    stock_data,
+    task_data,
+    text_shards,
+)
 from edit_sweeps.cli_data import split
 from edit_sweeps.data_order import needs_of_options
+from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.checks import check
 from edit_sweeps.launcher.plan import Refusal, make_plan
 from edit_sweeps.model import load_model, load_tokenizer, resolve_pretrained
 from edit_sweeps.texts import read_texts, source_digest
-from tests.data_folder import COMMIT, note
+from tests.data_folder import COMMIT, RTE, note
 from tests.test_conf import CONF, composed
 
 pytest_plugins = ["tests.data_folder"]
@@ -215,14 +226,6 @@ def test_another_revision_of_the_model_is_missing(cell, root):
     assert cell(f"data_root={root}", f"model.revision={COMMIT}")
 
 
-def test_text_over_which_moments_are_stored_is_not_missing(cell, root, tmp_path):
-    stored = tmp_path / "outputs" / ".cache" / "moments" / "abc.json"
-    stored.parent.mkdir(parents=True)
-    label = text_shards.label("Salesforce/wikitext", "wikitext-103-raw-v1", "train")
-    stored.write_text(json.dumps({"source": label}))
-    assert cell(f"data_root={root}", "moments=quick")
-
-
 def test_a_data_folder_that_is_not_there_is_refused(cell, tmp_path):
     with pytest.raises(Refusal, match=r"data_root=.*nowhere"):
         cell(f"data_root={tmp_path}/nowhere")
@@ -252,3 +255,124 @@ def test_on_line_nothing_is_looked_for(cell, monkeypatch):
         monkeypatch.delenv(flag, raising=False)
     monkeypatch.setattr("edit_sweeps.hub_cache._ask", lambda *_: None)
     assert cell()
+
+
+def test_on_line_documents_are_read_at_the_commit_in_the_key(cell, tmp_path, monkeypatch):
+    asked = []
+
+    def load(*arguments, **options):
+        asked.append((arguments, options))
+        return datasets.Dataset.from_list(RTE.to_dict("records"))
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    cached(tmp_path / "hf", "datasets", "nyu-mll/glue", COMMIT)
+    task_data.load("rte", ["validation"])
+    stock = {"task": "own", "dataset_path": "nyu-mll/glue", "dataset_name": "rte"}
+    with stock_data.reading("own", [stock | {"validation_split": "validation"}]):
+        datasets.load_dataset("nyu-mll/glue", "rte")
+    assert [arguments for arguments, _ in asked] == [("nyu-mll/glue", "rte")] * 2
+    assert [options["revision"] for _, options in asked] == [COMMIT, COMMIT]
+
+
+def test_documents_prepared_from_another_commit_do_not_serve_off_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    cached(tmp_path / "hf", "datasets", "nyu-mll/glue", COMMIT)
+    home = tmp_path / "hf" / "datasets" / "nyu-mll___glue" / "rte" / "0.0.0"
+    (home / ("f" * 40)).mkdir(parents=True)
+    assert not hub_cache.has_dataset("nyu-mll/glue", "rte")
+    (home / COMMIT).mkdir()
+    os.utime(home / ("f" * 40), (0, 0))
+    assert hub_cache.has_dataset("nyu-mll/glue", "rte")
+
+
+def test_that_a_commit_is_not_known_is_said(cell, root, caplog, monkeypatch):
+    inputs.tell_unknown.cache_clear()
+    monkeypatch.setattr("edit_sweeps.hub_cache._ask", lambda *_: None)
+    cell()
+    assert "datasets/nyu-mll/glue: its commit is not known here" in caplog.text
+    caplog.clear()
+    inputs.tell_unknown.cache_clear()
+    cell(f"data_root={root}")
+    assert "its commit is not known" not in caplog.text
+
+
+@pytest.mark.parametrize("key", ["moments.source", "moments.file"])
+def test_a_file_of_text_that_is_not_there_is_refused(cell, root, key):
+    with pytest.raises(Refusal, match=rf"{key}=/no/such\.txt: there is no such file"):
+        cell(f"data_root={root}", f"{key}=/no/such.txt")
+
+
+def test_text_enters_the_key_by_content_whatever_its_path(cell, root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "words.txt").write_text("one")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "words.txt").write_text("one")
+    at_home = (f"data_root={root}", "moments.source='~/words.txt'")
+    before = cell(*at_home).key
+    assert cell(f"data_root={root}", f"moments.source={tmp_path}/there/words.txt").key == before
+    (tmp_path / "words.txt").write_text("two")
+    assert cell(*at_home).key != before
+
+
+def test_mends_locality_file_is_looked_for_and_enters_the_key_by_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, two = tmp_path / "one" / "text.txt", tmp_path / "two" / "text.txt"
+
+    def key(file):
+        overrides = ["model=miniature", "editor=mend", f"editor.training.locality={file}"]
+        return next(c for c in make_plan([(composed(*overrides), overrides)]).todo()[-1:]).key
+
+    with pytest.raises(Refusal, match=r"editor\.training\.locality=.*no such file"):
+        key(one)
+    for file in (one, two):
+        file.parent.mkdir()
+        file.write_text("a")
+    before = key(one)
+    assert key(two) == before
+    one.write_text("b")
+    assert key(one) != before
+
+
+def test_a_tokenizer_of_its_own_enters_the_key_by_content(cell, root, tmp_path, tiny_folder):
+    one, two = (shutil.copytree(tiny_folder, tmp_path / name) for name in ("one", "two"))
+    before = cell(f"data_root={root}", f"model.tokenizer={one}")
+    assert before.key != cell(f"data_root={root}").key
+    assert cell(f"data_root={root}", f"model.tokenizer={two}").key == before.key
+    assert str(tmp_path) not in json.dumps(before.identity["model"])
+    with (one / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    changed = cell(f"data_root={root}", f"model.tokenizer={one}")
+    assert changed.key != before.key
+    assert changed.baseline != before.baseline
+
+
+def test_a_tokenizer_on_the_hub_is_read_at_the_commit_in_the_key(cell, root, tmp_path, monkeypatch):
+    cached(tmp_path / "hf", "models", "own/words", COMMIT)
+    made = cell("model.tokenizer=own/words")
+    assert made.identity["model"]["tokenizer"] == f"own/words@{COMMIT}"
+    asked = []
+    monkeypatch.setattr(
+        "edit_sweeps.model.AutoTokenizer.from_pretrained", lambda *a, **o: asked.append((a, o))
+    )
+    source = SimpleNamespace(pretrained="own/tiny", revision="v2", tokenizer="own/words")
+    load_tokenizer(source)
+    ((place,), options) = asked[0]
+    assert (place, options["revision"]) == ("own/words", COMMIT)
+
+
+def test_a_manifest_that_cannot_be_read_is_a_refusal(cell, root):
+    for content in (b"{", b"[]", b"\xff", b'{"format": 9}'):
+        (root / "manifest.json").write_bytes(content)
+        with pytest.raises(Refusal, match=r"manifest\.json"):
+            cell(f"data_root={root}")
+
+
+def test_an_empty_variable_names_no_data_folder(cell, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDIT_SWEEPS_DATA", "")
+    assert offline.offline_environment("") == {}
+    monkeypatch.setattr("edit_sweeps.hub_cache._ask", lambda *_: None)
+    assert cell()  # nothing is missing in the folder one happens to be in
+    with data_root.using(""):
+        assert data_root.root() is None

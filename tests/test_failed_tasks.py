@@ -44,8 +44,8 @@ def run(tmp_path, monkeypatch):
         code = 0
         try:
             launch([(composed(*options), list(options))])
-        except SystemExit as exit:
-            code = exit.code
+        except SystemExit as stopped:
+            code = stopped.code
         study = dict(o.split("=") for o in overrides).get("study", "main")
         folders = sorted((tmp_path / "outputs" / study / "cells").glob("*/"))
         return code, [Record.load(folder) for folder in folders]

@@ -1,95 +1,25 @@
 """`edit-sweeps data`: the hub and servers of files are stand-ins on the loopback, asked by the real client."""
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import tarfile
 
 import huggingface_hub
-import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from edit_sweeps import catalogue, cli, downloads, home, manifest
-from edit_sweeps.catalogue import Need, PlainFile
-from edit_sweeps.fetch import fetch
-from edit_sweeps.hub import FetchError, Hub
-from tests.hub_server import COMMIT, serving
-from tests.test_conf import CONF
+from edit_sweeps import catalogue, downloads, manifest
+from edit_sweeps.catalogue import Need
+from edit_sweeps.hub import FetchError
+from tests.hub_server import COMMIT, bring, names, put
 
-PROJECT = CONF.parent
-CARD = """---
-license: cc-by-4.0
-configs:
-- config_name: rte
-  data_files:
-  - {split: train, path: rte/train-*}
-  - {split: validation, path: rte/validation-*}
-- config_name: sst2
-  data_files: [{split: validation, path: sst2/validation-*}]
----
-Small, and made up.
-"""
+pytest_plugins = ["tests.hub_server"]
+
 MODEL = Need(kind="models", name="own/tiny", group="model", option="own/tiny")
 RTE = Need(kind="datasets", name="own/glue", subset="rte", group="task", option="nli")
 SST2 = Need(kind="datasets", name="own/glue", subset="sst2", group="task", option="sentiment")
 PICKLED = Need(kind="models", name="own/pickled", group="model", option="own/pickled")
-
-
-def put(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A hub with two models and a data set of two subsets, and a server of plain files."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(downloads, "WAIT_S", 0.0)
-    root = tmp_path / "served"
-    tiny = root / "models" / "own" / "tiny"
-    for name in ("config.json", "tokenizer.json", "merges.txt", "pytorch_model.bin", "onnx/a.json"):
-        put(tiny / name, f"{{}}{name}")
-    put(tiny / "README.md", "---\nlicense: mit\n---\nA model.\n")
-    put(tiny / "model.safetensors", b"weights" * 1000)
-    put(root / "models" / "own" / "pickled" / "pytorch_model.bin", b"pickle")
-    glue = root / "datasets" / "own" / "glue"
-    put(glue / "README.md", CARD)
-    for name in ("rte/train", "rte/validation", "sst2/validation"):
-        (glue / name).parent.mkdir(exist_ok=True)
-        pd.DataFrame({"text": [name]}).to_parquet(glue / f"{name}-00000-of-00001.parquet")
-    put(root / "plain" / "facts.json", json.dumps([{"fact": n} for n in range(5000)]))
-    with serving(root) as running:
-        yield running
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "data"
-
-
-def bring(root, server, *needs, **options):
-    return list(fetch(root, needs, hub=Hub(server.address), **options))
-
-
-def names(folder):
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.fixture
-def plain(server, monkeypatch):
-    """Makes a need of a plain file of the server, of which the catalogue knows the address."""
-
-    def make(name="facts.json", url="facts.json", member=None):
-        file = PlainFile(
-            name=name, url=f"{server.address}/{url}", licence="MIT", commit="c0ffee", member=member
-        )
-        monkeypatch.setattr(catalogue, "TASK_FILES", {**catalogue.TASK_FILES, name: file})
-        return Need(kind="files", name=name, group="task", option="own")
-
-    return make
 
 
 def test_a_model_comes_with_weights_tokenizer_card_and_no_other_formats(server, root):
@@ -108,7 +38,8 @@ def test_a_model_comes_with_weights_tokenizer_card_and_no_other_formats(server, 
 
 
 def test_the_same_command_again_asks_nobody(server, root, plain):
-    needs = (MODEL, RTE, plain())
+    put(server.root / "models" / "own" / "words" / "tokenizer.json", "{}")  # no merges.txt
+    needs = (MODEL, RTE, plain(), catalogue.tokenizer_need("own/words"))
     bring(root, server, *needs)
     written = manifest.read(root)
     server.asked.clear()
@@ -250,15 +181,6 @@ def test_folders_of_one_archive_are_taken_out_of_one_download(server, root, plai
 def test_only_https_is_fetched_but_from_this_machine(tmp_path):
     with pytest.raises(FetchError, match="only https"):
         downloads.download("http://example.org/x", tmp_path / "x")
-
-
-@pytest.fixture
-def run(server, root, plain, monkeypatch):
-    """`edit-sweeps data ...` on the stand-ins."""
-    monkeypatch.setattr("edit_sweeps.fetch.Hub", lambda: Hub(server.address))
-    monkeypatch.setenv(home.HOME_VARIABLE, str(PROJECT))
-    monkeypatch.setenv("EDIT_SWEEPS_DATA", str(root))
-    return lambda *arguments: CliRunner().invoke(cli.app, ["data", *arguments])
 
 
 def test_the_command_brings_lists_and_checks(run, root):

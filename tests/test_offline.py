@@ -22,18 +22,20 @@ def test_jobs_get_the_off_line_flags_with_a_data_folder_alone(tmp_path):
         "EDIT_SWEEPS_DATA": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
+        "HF_EVALUATE_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
     }
 
 
 def test_going_off_line_reaches_modules_that_are_imported_already(tmp_path):
     code = (
-        "import datasets, huggingface_hub, transformers\n"
+        "import datasets, evaluate, huggingface_hub, transformers\n"
         "from transformers.utils.hub import is_offline_mode\n"
         "assert not is_offline_mode() and not datasets.config.HF_HUB_OFFLINE\n"
         "from edit_sweeps.offline import go_offline\n"
         "go_offline(None); assert not is_offline_mode()\n"
         "go_offline('.'); assert is_offline_mode() and datasets.config.HF_HUB_OFFLINE\n"
+        "assert evaluate.config.HF_EVALUATE_OFFLINE\n"
     )
     environment = {k: v for k, v in os.environ.items() if "OFFLINE" not in k}
     done = subprocess.run(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from hydra.utils import get_class
 
-from edit_sweeps import catalogue, data_root
+from edit_sweeps import data_root, missing
 from edit_sweeps.cell import Cell, digest
 from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.plan import Plan, Refusal
@@ -38,9 +38,9 @@ def check(plan: Plan) -> None:
 
 def look_at(cells: Sequence[Cell]) -> list[str]:
     """Every reason against running these cells."""
-    missing = missing_off_line(cells)
-    if missing:
-        return missing
+    absent = missing_off_line(cells)
+    if absent:
+        return absent
     reasons = inputs.check_counts([cell for cell in cells if not cell.is_baseline])
     reasons += check_tasks_exist(cells)
     depths: dict[str, int] = {}
@@ -65,9 +65,8 @@ def missing_off_line(cells: Sequence[Cell]) -> list[str]:
     """What is not on this machine, when flags keep the hub from being asked; the plan has looked with a data folder."""
     if data_root.root() is not None or not is_offline():
         return []
-    trees = [cell.config for cell in cells]
-    missing = inputs.missing_here(trees, caches=("models", "datasets"))
-    return [catalogue.explain(missing, None)] if missing else []
+    absent = missing.of_cells([cell.as_asked() for cell in cells], caches=("models", "datasets"))
+    return [missing.explain(absent, None)] if absent else []
 
 
 def check_lengths(cells: Sequence[Cell]) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from edit_sweeps import catalogue, data_root, hub_cache, requests
+from edit_sweeps import catalogue, data_root, hub_cache, manifest, missing, requests
 from edit_sweeps.cell import ARTEFACTS, Cell, Digests, Tree, digest
 from edit_sweeps.config import study_folder
 from edit_sweeps.text_shards import label
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent.parent
 RESUME = ("auto", "only_missing", "force")
@@ -35,22 +37,20 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
         reasons.append(
             f"data_root={trees[0]['data_root']}: there is no such folder; `edit-sweeps data fetch` makes it"
         )
+    try:
+        if root is not None:
+            manifest.read(root)
+    except manifest.ManifestError as error:
+        raise refusal(f"  {error}") from None
     absent = missing_in_data_root(trees)
     if absent:
-        reasons.append(catalogue.explain(absent, trees[0]["data_root"]))
+        reasons.append(missing.explain(absent, trees[0]["data_root"]))
     with_edits = [tree for tree in trees if tree["editor"]["name"] != "none"]
     for tree in {dataset_kind(tree["dataset"]): tree for tree in with_edits}.values():
         if not set(catalogue.dataset_needs(tree["dataset"])) & set(absent):
             reasons += check_dataset(tree)
     reasons += check_task_data(trees)
-    for key in ("moments.file", "editor.contexts_file", "editor.train_file"):
-        group, name = key.split(".")
-        files = {tree[group].get(name) for tree in trees} - {None}
-        reasons += [
-            f"{key}={file}: there is no such file"
-            for file in sorted(files)
-            if not (data_root.existing_file(file) if name == "train_file" else Path(file).is_file())
-        ]
+    reasons += check_files(trees, absent)
     if reasons:
         raise refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
 
@@ -62,21 +62,7 @@ def missing_in_data_root(trees: Sequence[Tree]) -> list[catalogue.Need]:
     """
     if data_root.root() is None:
         return []
-    return missing_here(trees, caches=("models",))
-
-
-def missing_here(trees: Sequence[Tree], caches: Sequence[str]) -> list[catalogue.Need]:
-    """What the cells read and neither the data folder nor caches of these kinds hold.
-
-    Text is not missing where second moments over it have been collected before.
-    """
-    found: dict[catalogue.Need, None] = {}
-    for tree in trees:
-        needs = catalogue.needs_of(tree)
-        if text_label(tree["moments"]) in collected_texts(tree["cache_dir"]):
-            needs = [need for need in needs if need.group != "moments"]
-        found |= dict.fromkeys(needs)
-    return [need for need in found if not catalogue.is_there(need, caches=caches)]
+    return missing.of_cells(trees, caches=("models",))
 
 
 def text_label(moments: Tree) -> str:
@@ -84,15 +70,44 @@ def text_label(moments: Tree) -> str:
     return label(str(moments["source"]), moments["subset"], moments["split"])
 
 
-def collected_texts(cache_dir: str) -> set[str]:
-    """Labels of the texts over which second moments are stored in `cache_dir`."""
-    found = set()
-    for file in (Path(cache_dir) / "moments").glob("*.json"):
-        try:
-            found.add(str(json.loads(file.read_text(encoding="utf-8")).get("source")))
-        except (OSError, ValueError):
-            continue  # being written by another process
-    return found
+def text_files(tree: Tree) -> dict[str, Path]:
+    """Files with text that the cell's editor reads: setting -> path."""
+    named = {}
+    if tree["editor"].get("second_moment") and not tree["moments"].get("file"):
+        named["moments.source"] = str(tree["moments"]["source"])
+    named["editor.training.locality"] = (tree["editor"].get("training") or {}).get("locality", "")
+    return {
+        key: Path(name).expanduser()
+        for key, name in named.items()
+        if Path(name).suffix in catalogue.TEXT_FILES
+    }
+
+
+def check_files(trees: Sequence[Tree], absent: Collection[catalogue.Need]) -> list[str]:
+    """Files that settings of moments and editor name and that are not there.
+
+    Args:
+        trees: Of the cells.
+        absent: Named with the command that brings them already.
+    """
+    found: dict[str, None] = {}
+    for tree in trees:
+        for key, path in text_files(tree).items():
+            if not path.is_file():
+                found[f"{key}={path}: there is no such file"] = None
+        for key in ("moments.file", "editor.contexts_file"):
+            group, name = key.split(".")
+            file = tree[group].get(name)
+            if file and not Path(file).expanduser().is_file():
+                found[f"{key}={file}: there is no such file"] = None
+        file = tree["editor"].get("train_file")
+        needs = catalogue.train_file_needs(file)
+        if not file or data_root.existing_file(file) or set(needs) & set(absent):
+            continue
+        bring = missing.command(needs, data_root.root() or "FOLDER") if needs else ""
+        advice = f"; {bring} brings it, then data_root=FOLDER" if needs else ""
+        found[f"editor.train_file={file}: there is no such file{advice}"] = None
+    return list(found)
 
 
 def check_task_data(trees: Sequence[Tree]) -> list[str]:
@@ -176,16 +191,24 @@ def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
     model = digest_model(tree["model"], digests)
     if model:
         found["model"] = model
+    tokenizer = digest_tokenizer(tree["model"]["tokenizer"], digests)
+    if tokenizer:
+        found["tokenizer"] = tokenizer
     if tree["editor"]["name"] != "none":
-        found["dataset"] = requests.digest(SimpleNamespace(**tree["dataset"]))
+        dataset = SimpleNamespace(**tree["dataset"])
+        found["dataset"] = requests.digest(dataset)
+        found |= {"repeated": "yes"} if requests.repeats(dataset, tree["num_edits"]) else {}
         found |= digest_editor(tree["editor"], digests)
         source = tree["moments"].get("file") or tree["moments"]["source"]
-        if Path(source).is_file():
-            found["moments"] = digests.of(Path(source))
+        if Path(source).expanduser().is_file():
+            found["moments"] = digests.of(Path(source).expanduser())
         elif source == "miniature":
             found["moments"] = digest_world()
         elif catalogue.moments_needs(tree["moments"]):
             found["moments"] = text_label(tree["moments"])
+        locality = text_files(tree).get("editor.training.locality")
+        if locality:
+            found["locality"] = digests.of(locality)
     for name, spec in tree["task"].items():
         content = digest_task(spec, digests)
         if content:
@@ -234,8 +257,20 @@ def digest_repository(kind: str, hub_id: str, revision: str | None, digests: Dig
     local = data_root.local_model if kind == "models" else data_root.local_dataset
     folder = local(hub_id)
     if folder is None or data_root.entry(kind, hub_id):
+        tell_unknown(kind, hub_id)
         return None
     return digest_model_folder(folder, digests) if kind == "models" else digests.of(folder)
+
+
+@functools.cache
+def tell_unknown(kind: str, hub_id: str) -> None:
+    """Once a process: that a key cannot tell one state of a repository from another."""
+    log.warning(
+        "%s/%s: its commit is not known here, so the keys of cells do not tell when it changes on the hub; "
+        "with a network, or from a data folder, they do",
+        kind,
+        hub_id,
+    )
 
 
 def digest_editor(editor: Tree, digests: Digests) -> dict[str, str]:
@@ -243,7 +278,8 @@ def digest_editor(editor: Tree, digests: Digests) -> dict[str, str]:
     found = {}
     for name, key in (("contexts", "contexts_file"), ("train", "train_file")):
         if editor.get(key):
-            found[name] = digests.of(data_root.existing_file(editor[key]) or Path(editor[key]))
+            file = Path(editor[key]).expanduser()
+            found[name] = digests.of(data_root.existing_file(editor[key]) or file)
     if editor.get("train_source") == "miniature":
         found["train"] = digest_world()
     return found
@@ -268,6 +304,17 @@ def digest_model(model: Tree, digests: Digests) -> str | None:
     if Path(name).expanduser().is_dir():
         return digest_model_folder(Path(name).expanduser(), digests)
     return digest_repository("models", name, model["revision"], digests)
+
+
+def digest_tokenizer(name: str | None, digests: Digests) -> str | None:
+    """What stands for a tokenizer that is not the model's own: its files, or its commit on the hub."""
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return digest_repository("models", name, None, digests)
+    files = {file for pattern in catalogue.TOKENIZER_FILES for file in folder.glob(pattern)}
+    return digests.of(*sorted(files))
 
 
 def digest_model_folder(folder: Path, digests: Digests) -> str:

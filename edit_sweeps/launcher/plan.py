@@ -233,7 +233,11 @@ def foreign_text(tree: Tree) -> list[str]:
     if str(tree["model"]["pretrained"]).startswith("miniature://"):
         return []
     found = []
-    if editor.get("second_moment") and tree["moments"]["name"] == "miniature":
+    if (
+        editor.get("second_moment")
+        and tree["moments"]["source"] == "miniature"
+        and not tree["moments"].get("file")
+    ):
         found.append(
             f"the second moments of model={name} are taken over the miniature's synthetic text, which it was not "
             "trained on; use moments=quick or moments=faithful"
