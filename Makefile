@@ -33,7 +33,7 @@ test: dev ## the test suite without the slow part
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" -q
 
 test-slow: dev ## kills, processes, whole sweeps
-	$(BIN)/python -m pytest -m "slow and not gpu" -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" -q
 
 check: dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

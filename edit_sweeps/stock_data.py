@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from submitit.core.utils import UncompletedJobError
+
 from edit_sweeps import data_root, hub_cache, task_data
 from edit_sweeps.task_data import SOURCES, SUFFIXES, TaskDataError
 
@@ -184,6 +186,8 @@ class _Reader:
             return self.theirs(
                 path, name, **dict(options) | ({"revision": commit} if commit else {})
             )
+        except UncompletedJobError:  # the job's time is up; that is no fault of the data
+            raise
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             msg = (

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from submitit.core.utils import UncompletedJobError
+
 from edit_sweeps import data_root, task_forms
 from edit_sweeps.hub_cache import commit_to_read
 from edit_sweeps.task_forms import BlankTextError, Document
@@ -125,7 +127,7 @@ def _rows(source: Source, split: str, *, scored: bool) -> tuple[str, Iterable[Do
         rows = load_dataset(
             str(folder or source.hub), source.subset, split=theirs, revision=revision
         )
-    except TaskDataError:
+    except (TaskDataError, UncompletedJobError):
         raise
     except Exception as error:
         msg = (

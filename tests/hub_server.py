@@ -163,7 +163,7 @@ def server(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def root(tmp_path):
+def here(tmp_path):
     return tmp_path / "data"
 
 
@@ -190,9 +190,9 @@ def plain(server, monkeypatch):
 
 
 @pytest.fixture
-def run(server, root, plain, monkeypatch):
+def run(server, here, plain, monkeypatch):
     """`edit-sweeps data ...` on the stand-ins."""
     monkeypatch.setattr("edit_sweeps.fetch.Hub", lambda: Hub(server.address))
     monkeypatch.setenv(home.HOME_VARIABLE, str(PROJECT))
-    monkeypatch.setenv("EDIT_SWEEPS_DATA", str(root))
+    monkeypatch.setenv("EDIT_SWEEPS_DATA", str(here))
     return lambda *arguments: CliRunner().invoke(cli.app, ["data", *arguments])

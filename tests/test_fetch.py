@@ -22,13 +22,13 @@ SST2 = Need(kind="datasets", name="own/glue", subset="sst2", group="task", optio
 PICKLED = Need(kind="models", name="own/pickled", group="model", option="own/pickled")
 
 
-def test_a_model_comes_with_weights_tokenizer_card_and_no_other_formats(server, root):
-    (outcome,) = bring(root, server, MODEL)
-    folder = root / "models" / "own" / "tiny"
+def test_a_model_comes_with_weights_tokenizer_card_and_no_other_formats(server, here):
+    (outcome,) = bring(here, server, MODEL)
+    folder = here / "models" / "own" / "tiny"
     expected = {"config.json", "tokenizer.json", "merges.txt", "README.md", "model.safetensors"}
     assert names(folder) == expected
     assert (outcome.done, outcome.licence) == ("brought", "mit")
-    entry = manifest.read(root)["models/own/tiny"]
+    entry = manifest.read(here)["models/own/tiny"]
     assert (entry.commit, entry.licence, entry.source) == (COMMIT, "mit", "own/tiny")
     assert set(entry.files) == expected
     for name, facts in entry.files.items():
@@ -37,39 +37,39 @@ def test_a_model_comes_with_weights_tokenizer_card_and_no_other_formats(server, 
         assert facts.size == len(content)
 
 
-def test_the_same_command_again_asks_nobody(server, root, plain):
+def test_the_same_command_again_asks_nobody(server, here, plain):
     put(server.root / "models" / "own" / "words" / "tokenizer.json", "{}")  # no merges.txt
     needs = (MODEL, RTE, plain(), catalogue.tokenizer_need("own/words"))
-    bring(root, server, *needs)
-    written = manifest.read(root)
+    bring(here, server, *needs)
+    written = manifest.read(here)
     server.asked.clear()
-    assert {outcome.done for outcome in bring(root, server, *needs)} == {"there"}
+    assert {outcome.done for outcome in bring(here, server, *needs)} == {"there"}
     assert server.asked == []
-    assert manifest.read(root) == written
-    assert not (root / ".part").exists()
+    assert manifest.read(here) == written
+    assert not (here / ".part").exists()
 
 
-def test_a_dry_run_tells_sizes_and_writes_nothing(server, root, plain):
-    outcomes = bring(root, server, MODEL, plain(), dry_run=True)
+def test_a_dry_run_tells_sizes_and_writes_nothing(server, here, plain):
+    outcomes = bring(here, server, MODEL, plain(), dry_run=True)
     assert [o.done for o in outcomes] == ["wanted", "wanted"]
     assert outcomes[0].size > 7000
     assert outcomes[1].size == (server.root / "plain" / "facts.json").stat().st_size
-    assert not root.exists()
+    assert not here.exists()
 
 
-def test_a_subset_of_a_data_set_comes_alone_and_another_one_joins_it(server, root):
-    bring(root, server, RTE)
-    folder = root / "datasets" / "own" / "glue"
+def test_a_subset_of_a_data_set_comes_alone_and_another_one_joins_it(server, here):
+    bring(here, server, RTE)
+    folder = here / "datasets" / "own" / "glue"
     first = {"README.md", *(f"rte/{s}-00000-of-00001.parquet" for s in ("train", "validation"))}
     assert names(folder) == first
     server.asked.clear()
-    bring(root, server, RTE, SST2)
+    bring(here, server, RTE, SST2)
     assert names(folder) == first | {"sst2/validation-00000-of-00001.parquet"}
     assert [a for a in server.asked if "/rte/" in a] == []
-    assert manifest.read(root)["datasets/own/glue"].parts == ("rte", "sst2")
+    assert manifest.read(here)["datasets/own/glue"].parts == ("rte", "sst2")
 
 
-def test_single_files_are_not_taken_for_the_whole_subset(server, root):
+def test_single_files_are_not_taken_for_the_whole_subset(server, here):
     one = Need(
         kind="datasets",
         name="own/glue",
@@ -78,89 +78,89 @@ def test_single_files_are_not_taken_for_the_whole_subset(server, root):
         group="moments",
         option="quick",
     )
-    bring(root, server, one)
-    entry = manifest.read(root)["datasets/own/glue"]
+    bring(here, server, one)
+    entry = manifest.read(here)["datasets/own/glue"]
     assert entry.parts == ()
     assert set(entry.files) == {*one.only, "README.md"}
-    assert bring(root, server, one)[0].done == "there"
-    assert bring(root, server, RTE)[0].done == "brought"
+    assert bring(here, server, one)[0].done == "there"
+    assert bring(here, server, RTE)[0].done == "brought"
 
 
-def test_a_lost_file_is_brought_again_alone(server, root):
-    bring(root, server, MODEL)
-    (root / "models" / "own" / "tiny" / "merges.txt").unlink()
+def test_a_lost_file_is_brought_again_alone(server, here):
+    bring(here, server, MODEL)
+    (here / "models" / "own" / "tiny" / "merges.txt").unlink()
     server.asked.clear()
-    (outcome,) = bring(root, server, MODEL)
+    (outcome,) = bring(here, server, MODEL)
     assert (outcome.done, outcome.changed) == ("brought", ())
     assert {a.split("/")[-1] for a in server.asked if "/resolve/" in a} == {"merges.txt"}
 
 
 def test_a_model_without_safetensors_is_refused_with_the_conversion_and_the_rest_comes(
-    server, root
+    server, here
 ):
-    refused, brought = bring(root, server, PICKLED, MODEL)
+    refused, brought = bring(here, server, PICKLED, MODEL)
     assert isinstance(refused, FetchError)
     assert "no safetensors weights" in str(refused)
     assert "save_pretrained('converted')" in str(refused)
     assert brought.done == "brought"
-    assert list(manifest.read(root)) == ["models/own/tiny"]
+    assert list(manifest.read(here)) == ["models/own/tiny"]
 
 
-def test_what_does_not_exist_is_said(server, root):
-    (error,) = bring(root, server, Need(kind="models", name="own/none", group="model", option="x"))
+def test_what_does_not_exist_is_said(server, here):
+    (error,) = bring(here, server, Need(kind="models", name="own/none", group="model", option="x"))
     assert "own/none" in str(error)
     assert isinstance(error, FetchError)
-    assert not (root / "models").exists()
+    assert not (here / "models").exists()
 
 
-def test_another_revision_of_what_is_there_is_refused(server, root):
-    bring(root, server, MODEL)
+def test_another_revision_of_what_is_there_is_refused(server, here):
+    bring(here, server, MODEL)
     other = Need(kind="models", name="own/tiny", revision="v2", group="model", option="x")
-    (error,) = bring(root, server, other)
+    (error,) = bring(here, server, other)
     assert "holds revision main and v2 is asked for" in str(error)
 
 
-def test_off_line_flags_are_named_as_the_reason(server, root, monkeypatch):
+def test_off_line_flags_are_named_as_the_reason(server, here, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    (error,) = bring(root, server, MODEL)
+    (error,) = bring(here, server, MODEL)
     assert "HF_HUB_OFFLINE=1 is set" in str(error)
 
 
 def test_an_interrupted_download_leaves_no_half_file_and_goes_on_where_it_stopped(
-    server, root, plain, monkeypatch
+    server, here, plain, monkeypatch
 ):
     need, served = plain(), (server.root / "plain" / "facts.json").read_bytes()
     monkeypatch.setattr(downloads, "ATTEMPTS", 1)
     server.break_after = 1000
-    (error,) = bring(root, server, need)
+    (error,) = bring(here, server, need)
     assert "goes on where this one stopped" in str(error)
-    assert not (root / "files").exists() or names(root / "files") == set()
-    assert manifest.read(root) == {}
-    assert (root / ".part" / "files" / "facts.json").stat().st_size == 1000
-    (outcome,) = bring(root, server, need)
+    assert not (here / "files").exists() or names(here / "files") == set()
+    assert manifest.read(here) == {}
+    assert (here / ".part" / "files" / "facts.json").stat().st_size == 1000
+    (outcome,) = bring(here, server, need)
     assert outcome.done == "brought"
-    assert (root / "files" / "facts.json").read_bytes() == served
-    facts = manifest.read(root)["files/facts.json"].files["facts.json"]
+    assert (here / "files" / "facts.json").read_bytes() == served
+    facts = manifest.read(here)["files/facts.json"].files["facts.json"]
     assert facts.sha256 == hashlib.sha256(served).hexdigest()
 
 
-def test_a_broken_connection_is_tried_again_by_itself(server, root, plain):
+def test_a_broken_connection_is_tried_again_by_itself(server, here, plain):
     server.break_after = 1000
-    (outcome,) = bring(root, server, plain())
+    (outcome,) = bring(here, server, plain())
     assert outcome.done == "brought"
     assert server.asked == ["GET facts.json"] * 2
 
 
-def test_a_file_that_is_another_one_at_its_source_is_reported(server, root, plain):
+def test_a_file_that_is_another_one_at_its_source_is_reported(server, here, plain):
     need = plain()
-    bring(root, server, need)
-    (root / "files" / "facts.json").unlink()
+    bring(here, server, need)
+    (here / "files" / "facts.json").unlink()
     put(server.root / "plain" / "facts.json", "[]")
-    (outcome,) = bring(root, server, need)
+    (outcome,) = bring(here, server, need)
     assert outcome.changed == ("facts.json",)
 
 
-def test_folders_of_one_archive_are_taken_out_of_one_download(server, root, plain, tmp_path):
+def test_folders_of_one_archive_are_taken_out_of_one_download(server, here, plain, tmp_path):
     for split in ("dev", "train"):
         for n in range(3):
             put(tmp_path / "repo" / "data" / split / f"{split}_{n}.txt", f"{split} {n}")
@@ -168,14 +168,14 @@ def test_folders_of_one_archive_are_taken_out_of_one_download(server, root, plai
     with tarfile.open(server.root / "plain" / "all.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "repo", "repo-1")
     needs = [plain(f"set/{s}", "all.tar.gz", f"repo-1/data/{s}") for s in ("dev", "train")]
-    bring(root, server, *needs)
-    assert names(root / "files") == {
+    bring(here, server, *needs)
+    assert names(here / "files") == {
         f"set/{s}/{s}_{n}.txt" for s in ("dev", "train") for n in range(3)
     }
-    assert (root / "files" / "set" / "dev" / "dev_1.txt").read_text() == "dev 1"
+    assert (here / "files" / "set" / "dev" / "dev_1.txt").read_text() == "dev 1"
     assert server.asked == ["GET all.tar.gz"]
-    assert len(manifest.read(root)["files/set/dev"].files) == 3
-    assert not (root / ".part").exists()
+    assert len(manifest.read(here)["files/set/dev"].files) == 3
+    assert not (here / ".part").exists()
 
 
 def test_only_https_is_fetched_but_from_this_machine(tmp_path):
@@ -183,17 +183,17 @@ def test_only_https_is_fetched_but_from_this_machine(tmp_path):
         downloads.download("http://example.org/x", tmp_path / "x")
 
 
-def test_the_command_brings_lists_and_checks(run, root):
+def test_the_command_brings_lists_and_checks(run, here):
     done = run("fetch", "--model", "own/tiny")
     assert done.exit_code == 0, done.output
     assert "models/own/tiny: brought" in done.stdout
-    assert f"export EDIT_SWEEPS_DATA={root}" in done.stdout
+    assert f"export EDIT_SWEEPS_DATA={here}" in done.stdout
     listed = run("list").stdout
     assert "models/own/tiny" in listed
     assert "mit" in listed
     assert COMMIT[:10] in listed
     assert "0 of 5 files" in run("check").stdout
-    with (root / "models" / "own" / "tiny" / "model.safetensors").open("r+b") as file:
+    with (here / "models" / "own" / "tiny" / "model.safetensors").open("r+b") as file:
         file.write(b"W")
     checked = run("check")
     assert checked.exit_code == 1
@@ -225,7 +225,7 @@ def test_a_wrong_name_is_refused_with_what_was_meant(run, arguments, said):
     assert said in done.stderr
 
 
-def test_what_comes_with_the_package_is_said_to_need_nothing(run, root):
+def test_what_comes_with_the_package_is_said_to_need_nothing(run, here):
     done = run("fetch", "--model", "miniature", "--task", "miniature", "--dataset", "jsonl")
     assert done.exit_code == 0
     assert done.stdout.count("nothing to fetch") == 3

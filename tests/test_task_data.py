@@ -5,6 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from submitit.core.utils import UncompletedJobError
 
 from edit_sweeps import data_root
 from edit_sweeps.task_data import SOURCES, TaskDataError, given, load, read_rows
@@ -152,3 +153,12 @@ def test_without_a_network_the_message_says_what_to_do():
         load("mutual", ["validation"])
     with pytest.raises(TaskDataError, match=r"knkarthick/samsum, validation.*task.<name>.data=FILE"):  # fmt: skip
         load("samsum", ["validation"])
+
+
+def test_the_end_of_a_jobs_time_is_no_fault_of_the_documents(monkeypatch):
+    def out_of_time(*_, **__):
+        raise UncompletedJobError
+
+    monkeypatch.setattr("datasets.load_dataset", out_of_time)
+    with pytest.raises(UncompletedJobError):
+        load("rte", ["train"])
