@@ -6,23 +6,23 @@ import logging
 import shutil
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from edit_sweeps import data_root, provenance
 from edit_sweeps.adapter import NoAdapterError, write_adapter
+from edit_sweeps.building import build_editor, build_regularizer, pick
 from edit_sweeps.cell import RECORD_FILE, Cell, digest
 from edit_sweeps.edit_scores import EditScoreSettings, score_edits
 from edit_sweeps.edited_probes import drop_edited_probes, superseded
-from edit_sweeps.editors.base import Editor, Stores
+from edit_sweeps.editors.base import Stores
 from edit_sweeps.editors.reading import keys_at_first_token
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings
 from edit_sweeps.record import Comparison, Record, Score
-from edit_sweeps.regularizers import Regularizer
 from edit_sweeps.requests import EditRequest, count_requests, left_out, load_requests
 from edit_sweeps.statistics import compare
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec, health
@@ -272,34 +272,6 @@ def new_record(cell: Cell) -> Record:
 def new_ledger(cell: Cell, model: EditableModel) -> Ledger:
     """A ledger over the unedited `model` with the cell's regularizer."""
     return Ledger(model, build_regularizer(cell.config), seed=int(cell.config["seed"]))
-
-
-def build_editor(config: Mapping[str, Any]) -> Editor:
-    """The editor that `config` names.
-
-    Raises:
-        TypeError: A hyper-parameter the editor does not have.
-    """
-    return instantiate({k: v for k, v in config["editor"].items() if k != "name"})
-
-
-def build_regularizer(config: Mapping[str, Any]) -> Regularizer | None:
-    """The regularizer that `config` names; None for `regularizer=none`."""
-    values = {k: v for k, v in config["regularizer"].items() if k != "name"}
-    return instantiate(values) if values.get("_target_") else None
-
-
-def instantiate(values: Mapping[str, Any]) -> Any:
-    """Hydra's `instantiate` on plain values; nested `_target_` included, lists stay lists."""
-    import hydra
-
-    return hydra.utils.instantiate(dict(values), _convert_="all")
-
-
-def pick(kind: type, values: Mapping[str, Any]) -> Any:
-    """A dataclass from those of `values` that it has fields for."""
-    known = {f.name for f in fields(kind)}
-    return kind(**{k: v for k, v in values.items() if k in known})
 
 
 def rebuild_artefacts(cell: Cell, session: Session) -> Record:

@@ -23,13 +23,13 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from edit_sweeps import config as schema
+from edit_sweeps.building import build_editor, pick
 from edit_sweeps.editors.base import Stores
 from edit_sweeps.launcher.plan import freeze
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings
 from edit_sweeps.requests import load_requests
-from edit_sweeps.run import build_editor, pick
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec
 
 ROOT = Path(__file__).parent.parent

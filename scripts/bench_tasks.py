@@ -26,13 +26,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from edit_sweeps import live_lm
+from edit_sweeps.building import build_editor, pick
 from edit_sweeps.editors.base import Stores
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.live_lm import quiet
 from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings
 from edit_sweeps.requests import load_requests
-from edit_sweeps.run import build_editor, pick
 from edit_sweeps.task_files import task_folder
 from edit_sweeps.task_scores import Bench, EvalSettings, TaskSpec
 

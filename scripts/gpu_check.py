@@ -33,12 +33,12 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from edit_sweeps import config as schema
+from edit_sweeps.building import build_editor
 from edit_sweeps.editors.base import Editor, Stores
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import DTYPES, EditableModel
 from edit_sweeps.moments import MomentSettings
 from edit_sweeps.requests import load_requests
-from edit_sweeps.run import build_editor
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"

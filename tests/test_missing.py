@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from edit_sweeps import catalogue, data_root, hub_cache, manifest, missing
+from edit_sweeps.building import pick
 from edit_sweeps.cli_data import split
 from edit_sweeps.data_order import needs_of_options
 from edit_sweeps.launcher import checks
 from edit_sweeps.launcher.plan import Refusal, freeze, make_plan
 from edit_sweeps.model import load_model
 from edit_sweeps.moments import MomentSettings, MomentStore
-from edit_sweeps.run import pick
 from tests.data_folder import COMMIT, note
 from tests.test_conf import CONF, composed
 

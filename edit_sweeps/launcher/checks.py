@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from hydra.utils import get_class
 
 from edit_sweeps import data_root, missing
+from edit_sweeps.building import build_editor, build_regularizer, pick
 from edit_sweeps.cell import Cell, digest
 from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.plan import Plan, Refusal
@@ -17,7 +18,6 @@ from edit_sweeps.model import describe_model, load_tokenizer
 from edit_sweeps.offline import is_offline
 from edit_sweeps.regularizers import Regularizer
 from edit_sweeps.requests import EditRequest, load_requests
-from edit_sweeps.run import build_editor, build_regularizer, pick
 from edit_sweeps.tasks import TaskSpec, task_names_exist
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,10 @@ import logging
 from filelock import FileLock
 from omegaconf import OmegaConf
 
+from edit_sweeps.building import pick
 from edit_sweeps.cell import CONFIG_FILE, Cell, Tree
 from edit_sweeps.launcher.plan import Plan
-from edit_sweeps.run import Session, pick, run_unit
+from edit_sweeps.run import Session, run_unit
 from edit_sweeps.tracking import WandbSettings, push
 
 log = logging.getLogger(__name__)
