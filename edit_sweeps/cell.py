@@ -16,6 +16,7 @@ from typing import Any
 RESULT_VERSION = 1
 """Raised when the same configuration gives other results than before; old cells then run again."""
 
+NO_RESULT_OF_MODEL = {"name", "device_map", "resources"}
 NO_RESULT_OF_DATASET = {"name", "path", "cap", "repeat", "on_invalid"}
 RECORD_FILE = "record.json"
 FAILURE_FILE = "failure.json"
@@ -127,10 +128,19 @@ class Cell:
         errors = record.get("result", {}).get("errors", {})
         return [task for task in errors if not task.startswith("save=")]
 
+    def lacks_comparisons(self) -> bool:
+        """Whether the record was written before its baseline was there; the differences are then added to it."""
+        file = self.folder / RECORD_FILE
+        if self.is_baseline or not self.config["task"] or not file.exists():
+            return False
+        result = json.loads(file.read_text(encoding="utf-8")).get("result", {})
+        scored = set(result.get("scores", {})) - {"edit"}
+        return bool(scored - set(result.get("comparisons", {})))
+
     def is_complete(self) -> bool:
         """Whether nothing of what the cell asks for is left to do."""
         whole = self.state() in {"done", "collapsed"} and not self.failed_tasks()
-        return whole and not self.missing_artefacts()
+        return whole and not self.missing_artefacts() and not self.lacks_comparisons()
 
     def state(self) -> str:
         """One of done, collapsed, failed, pending, as the disk says."""
@@ -159,7 +169,7 @@ def identity(config: Mapping[str, Any], digests: Mapping[str, str]) -> Tree:
         becomes of broken requests: a cell that runs has read the same ones either way. Of a baseline only
         the model, the tasks and their settings are in it.
     """
-    model = {k: v for k, v in config["model"].items() if k not in {"name", "device_map"}}
+    model = {k: v for k, v in config["model"].items() if k not in NO_RESULT_OF_MODEL}
     if "model" in digests:
         model |= {"pretrained": digests["model"], "revision": None}
     if "tokenizer" in digests:

@@ -16,6 +16,23 @@ SCHOOLS = ("default", "authors", "easyedit")
 
 
 @dataclass
+class ResourcesConfig:
+    """What a job with this model asks a cluster for; `cluster.gpus=2` and the like replace a value for all models.
+
+    Attributes:
+        gpus: GPUs of one job.
+        cpus: CPU cores of one job.
+        memory_gb: Main memory of one job, not of the GPU.
+        time: Limit of one job: minutes, or as Slurm writes it ("4:00:00", "1-00:00:00").
+    """
+
+    gpus: int = 1
+    cpus: int = 8
+    memory_gb: float = 64.0
+    time: Any = "8:00:00"
+
+
+@dataclass
 class ModelConfig:
     """A model to edit.
 
@@ -27,6 +44,7 @@ class ModelConfig:
         attention: transformers' attn_implementation (`eager`, `sdpa` ...); null leaves the choice to it.
         device_map: Passed through to transformers, for models that need several devices.
         tokenizer: Folder or hub id, when it is not the model's own.
+        resources: What a job on a cluster asks for; no part of a cell's key.
     """
 
     name: str = MISSING
@@ -36,6 +54,7 @@ class ModelConfig:
     attention: str | None = None
     device_map: Any = None
     tokenizer: str | None = None
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
 
 
 @dataclass
@@ -140,9 +159,59 @@ class WandbConfig:
 
 @dataclass
 class ClusterConfig:
-    """Where cells run."""
+    """Where cells run; docs/slurm.md explains every key to its user.
+
+    Attributes:
+        name: The option's name.
+        executor: `local`: in this process; `slurm`: job arrays through submitit.
+        partition: Slurm's; so are account, qos and constraint.
+        gpus: Of one job; null: what the model asks for (`model.resources`). So are cpus, memory_gb and time.
+        setup: Lines of shell before Python starts (`module load ...`).
+        container: What Python is started through: `apptainer exec --nv image.sif`.
+        python: The interpreter in the job; null: the one that runs now.
+        srun_args: Arguments of srun, for example of a container plugin.
+        extra: Any other parameter of sbatch: name -> value.
+        group: Which cells share a job: those of one editing run (`trajectory`), of one `model`, or `none`.
+        max_cells_per_unit: At most so many cells in a unit.
+        units_per_gpu: So many units run side by side in one job and share its GPU.
+        max_parallel: At most so many tasks of an array run at once.
+        max_array_size: Tasks of an array at most; null: asked of Slurm.
+        wait: Stay and show progress until all has ended; Ctrl-C leaves the jobs alone.
+        refresh_s: Seconds between two looks while waiting.
+        timeouts: How often a job that runs into its time limit is queued again.
+        max_losses: How often in a row a cell may be lost (killed, node gone) before it is left to `edit-sweeps retry`.
+        signal_s: Seconds before the end of its time at which a job is warned.
+        on_drift: `warn` or `refuse` when the code in the job is not the code at submission.
+        snapshot: Jobs run from a copy of the package made at submission.
+    """
 
     name: str = MISSING
+    executor: str = "local"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    memory_gb: float | None = None
+    time: Any = None
+    setup: list[str] = field(default_factory=list)
+    container: str | None = None
+    python: str | None = None
+    srun_args: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    group: str = "trajectory"
+    max_cells_per_unit: int | None = None
+    units_per_gpu: int = 1
+    max_parallel: int | None = None
+    max_array_size: int | None = None
+    wait: bool = False
+    refresh_s: float = 10.0
+    timeouts: int = 3
+    max_losses: int = 3
+    signal_s: int = 120
+    on_drift: str = "warn"
+    snapshot: bool = False
 
 
 @dataclass

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from edit_sweeps import claims
 from edit_sweeps.data_files import file_digest
 from edit_sweeps.hooks import capture
 from edit_sweeps.model import DTYPES, EditableModel, fingerprint_of
@@ -113,7 +113,7 @@ class MomentStore:
         paths = {layer: self._path(base, model, layer) for layer in layers}
         if not all(path.exists() for path in paths.values()):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with locked(self._folder / f"{_digest(base)}.lock"):
+            with locked(self._folder, _digest(base)):
                 missing = [layer for layer, path in paths.items() if not path.exists()]
                 if missing:
                     self._make(model, base, {layer: paths[layer] for layer in missing})
@@ -286,18 +286,14 @@ def _load(path: Path) -> Moment:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; says so when another one has it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is collecting these second moments; waiting for it")
-        lock.acquire()
-    try:
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold a claim between processes of all machines; says so when another one has it."""
+
+    def tell(owner: claims.Owner) -> None:
+        log.info("%s is working on what this process needs too; waiting for it", owner)
+
+    with claims.hold(folder / "claims", name, on_wait=tell):
         yield
-    finally:
-        lock.release()
 
 
 def _home(device: torch.device) -> torch.device:

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from edit_sweeps import data_root, provenance
+from edit_sweeps import data_root, prepared, provenance
 from edit_sweeps.adapter import NoAdapterError, write_adapter
 from edit_sweeps.building import build_editor, build_regularizer, pick
+from edit_sweeps.causes import INFRASTRUCTURE, cause_of
 from edit_sweeps.cell import RECORD_FILE, Cell, digest
 from edit_sweeps.edit_scores import EditScoreSettings, score_edits
 from edit_sweeps.edited_probes import drop_edited_probes, superseded
@@ -78,7 +79,9 @@ class Session:
         return self.benches[wanted]
 
 
-def run_unit(cells: Iterable[Cell], session: Session, *, force: bool = False) -> Iterable[Record]:
+def run_unit(
+    cells: Iterable[Cell], session: Session, *, force: bool = False, submission: str = ""
+) -> Iterable[Record]:
     """Run cells of one trajectory, in ascending num_edits; yields each record once it is on disk.
 
     An exception in a cell is recorded with its traceback; the others go on with a fresh model.
@@ -86,41 +89,71 @@ def run_unit(cells: Iterable[Cell], session: Session, *, force: bool = False) ->
     Args:
         cells: Of one trajectory, none of them done, or done and lacking an artefact.
         session: Keeps the model between cells.
-        force: Compute again from zero: stored prefixes are removed first.
+        force: Compute again what is done.
+        submission: Id of the submission that the cells belong to; empty outside Slurm.
+
+    Raises:
+        UncompletedJobError: submitit's, at the end of a job's time; it is not the cell's fault.
     """
-    for number, cell in enumerate(cells):
-        if force and number == 0:
-            shutil.rmtree(trajectory_folder(cell), ignore_errors=True)
-        attempt = provenance.begin(cell.folder)
-        with provenance.log_to(cell.folder / "cell.log"):
-            try:
-                with data_root.using(cell.config["data_root"]):
-                    record = run_cell(cell, session, attempt)
-            except Exception as error:
-                if (
-                    type(error).__name__ == "UncompletedJobError"
-                ):  # submitit's time-out is not the cell's fault
-                    raise
-                session.drop()
-                log.exception("cell %s failed", cell.name)
-                record = new_record(cell)
-                record.state = "failed"
-                record.errors["cell"] = traceback.format_exc()
-                record.provenance = attempt.finish()
-                record.save(cell.folder)
+    for cell in cells:
+        attempt = provenance.begin(cell.folder, submission)
+        how = "interrupted"
+        try:
+            with provenance.log_to(cell.folder / "cell.log"):
+                record = run_or_record(cell, session, attempt, again=force)
+            how = how_it_ended(record)
+        finally:
+            attempt.end(how)
         yield record
 
 
-def run_cell(cell: Cell, session: Session, attempt: provenance.Attempt) -> Record:
+def run_or_record(
+    cell: Cell, session: Session, attempt: provenance.Attempt, *, again: bool
+) -> Record:
+    """The cell's record, or that of its failure; both are on disk, if the disk takes them."""
+    try:
+        with data_root.using(cell.config["data_root"]):
+            return run_cell(cell, session, attempt, again=again)
+    except Exception as error:
+        if type(error).__name__ == "UncompletedJobError":  # submitit is light, but not needed here
+            raise
+        session.drop()
+        log.exception("cell %s failed", cell.name)
+        record = new_record(cell)
+        record.state = "failed"
+        record.errors["cell"] = traceback.format_exc()
+        record.provenance = attempt.finish() | {"cause": cause_of(error)}
+        try:
+            record.save(cell.folder)
+        except OSError as full:
+            log.error("the failure of %s could not be written either: %s", cell.name, full)
+        return record
+
+
+def how_it_ended(record: Record) -> str:
+    """The end of an attempt: done | collapsed | failed | infrastructure."""
+    if record.state == "failed" and record.provenance.get("cause") == INFRASTRUCTURE:
+        return INFRASTRUCTURE
+    return record.state
+
+
+def run_cell(
+    cell: Cell, session: Session, attempt: provenance.Attempt, *, again: bool = False
+) -> Record:
     """Run one cell from the unedited model to the record on disk.
+
+    Args:
+        cell: Not done, or done and lacking something that can be added.
+        session: Has the unedited model before and after.
+        attempt: Its seconds are added to.
+        again: Compute everything, whatever is there.
 
     Raises:
         Exception: Whatever went wrong; the model in `session` must then be dropped.
     """
     config = cell.config
-    scored = (cell.folder / RECORD_FILE).exists() and not cell.failed_tasks()
-    if scored and cell.missing_artefacts():
-        return rebuild_artefacts(cell, session)
+    if not again and (cell.folder / RECORD_FILE).exists() and not cell.failed_tasks():
+        return complete(cell, session)
     with attempt.timed("load"):
         model = session.load(config)
         bench = session.bench(config)
@@ -175,6 +208,7 @@ def write_edits(cell: Cell, ledger: Ledger, requests: list[EditRequest]) -> list
         prepared=editor.prepare(ledger.model, stores),
         batch_size=int(config["edits"]["batch_size"]),
     )
+    prepared.mark(cell)
     traces = trajectory.advance(requests)
     ledger.finish()
     return traces
@@ -272,6 +306,17 @@ def new_record(cell: Cell) -> Record:
 def new_ledger(cell: Cell, model: EditableModel) -> Ledger:
     """A ledger over the unedited `model` with the cell's regularizer."""
     return Ledger(model, build_regularizer(cell.config), seed=int(cell.config["seed"]))
+
+
+def complete(cell: Cell, session: Session) -> Record:
+    """Add to a done cell what it lacks: differences from a baseline that came later, artefacts."""
+    if cell.lacks_comparisons():
+        record = Record.load(cell.folder, samples=True)
+        record.comparisons |= compare_tasks(record, load_baseline(cell))
+        record.save(cell.folder)
+    if cell.missing_artefacts():
+        return rebuild_artefacts(cell, session)
+    return Record.load(cell.folder, samples=True)
 
 
 def rebuild_artefacts(cell: Cell, session: Session) -> Record:

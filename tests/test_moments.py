@@ -216,8 +216,8 @@ def test_a_manifest_says_what_each_file_is(tiny, settings, tmp_path):
     assert facts["parameter"] == tiny.parameter_name(2)
     assert facts["model"] == tiny.fingerprint()
     assert facts["tokens_used"] == 400
-    leftovers = {p.suffix for p in (tmp_path / "moments").iterdir()}
-    assert leftovers <= {".safetensors", ".json", ".lock"}
+    leftovers = {p.suffix for p in (tmp_path / "moments").iterdir() if p.is_file()}
+    assert leftovers == {".safetensors", ".json"}
 
 
 def test_moments_of_an_edited_model_are_refused(tiny, settings, tmp_path):

@@ -117,7 +117,7 @@ class Mend(Editor):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{key}.safetensors"
         if not file.exists():
-            with locked(folder / f"{key}.lock"):
+            with locked(folder, key):
                 if not file.exists():
                     self._train(model, network, Material(model, split, texts, self.training), file)
                     told = facts | {"requests_invalid_skipped": split.skipped}

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from edit_sweeps.launcher.cluster import hand_over, rehearse
 from edit_sweeps.launcher.plan import Plan, Refusal, make_plan
+from edit_sweeps.launcher.queue import Slurm
+from edit_sweeps.launcher.settling import planning, settle
+from edit_sweeps.launcher.states import LIVE
 from edit_sweeps.offline import go_offline
 
 log = logging.getLogger(__name__)
@@ -33,11 +37,15 @@ def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
     except Refusal as refusal:
         print(f"Refused, nothing was run.\n{refusal}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+    on_slurm = plan.cluster["executor"] == "slurm"
     if plan.dry_run:
-        print(plan.describe())  # noqa: T201
+        print(rehearse(plan) if on_slurm else plan.describe())  # noqa: T201
         return
     try:
-        failed = carry_out(plan)
+        failed = hand_over(plan) if on_slurm else carry_out(plan)
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(  # noqa: T201
             "\nStopped. What was computed is kept; the same command goes on from here.",
@@ -50,14 +58,19 @@ def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
 
 def carry_out(plan: Plan) -> int:
     """Run the units of `plan`, write report and table, print the summary; returns how many cells failed."""
-    plan.save()
+    with planning(plan.study):
+        settle(plan, Slurm())
+        plan.save()
     todo = plan.todo()
+    live = [entry for entry in plan.entries if entry.state in LIVE]
+    if live:
+        log.info("%d cells are queued or running on Slurm and left to it", len(live))
     if todo:
         from edit_sweeps.launcher.local import run_units
 
         log.info("%s", plan.headline())
-        run_units(plan)
-    else:
+        run_units(plan.units(), device=plan.device, force=plan.force)
+    elif not live:
         print(f"Nothing to do: all {len(plan.entries)} cells of {plan.study} are done.")  # noqa: T201
     from edit_sweeps.report import print_summary, write_report
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from edit_sweeps import catalogue, data_root, hub_cache, manifest, missing, requests
 from edit_sweeps.cell import ARTEFACTS, Cell, Digests, Tree, digest
 from edit_sweeps.config import study_folder
+from edit_sweeps.launcher.resources import check_cluster
 from edit_sweeps.text_shards import label
 
 log = logging.getLogger(__name__)
@@ -25,13 +26,9 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
     Raises:
         refusal: With every reason found.
     """
-    reasons: list[str] = []
+    reasons = check_common(trees)
     for tree in trees:
-        reasons += check_values(tree)
-    if any(len({tree[key] for tree in trees}) > 1 for key in ("study", "cache_dir", "data_root")):
-        reasons.append(
-            "study, cache_dir and data_root cannot be swept: one command fills one study"
-        )
+        reasons += check_values(tree) + check_cluster(tree)
     root = data_root.root()
     if root is not None and not root.is_dir():
         reasons.append(
@@ -53,6 +50,18 @@ def make_readable(trees: Sequence[Tree], refusal: type[Exception]) -> None:
     reasons += check_files(trees, absent)
     if reasons:
         raise refusal("\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)))
+
+
+def check_common(trees: Sequence[Tree]) -> list[str]:
+    """What all cells of one command must have in common."""
+    reasons = []
+    if any(len({tree[key] for tree in trees}) > 1 for key in ("study", "cache_dir", "data_root")):
+        reasons.append(
+            "study, cache_dir and data_root cannot be swept: one command fills one study"
+        )
+    if len({tree["cluster"]["name"] for tree in trees}) > 1:
+        reasons.append("cluster cannot be swept: the cells of one command run in one place")
+    return reasons
 
 
 def missing_in_data_root(trees: Sequence[Tree]) -> list[catalogue.Need]:

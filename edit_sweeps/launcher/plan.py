@@ -20,6 +20,7 @@ from edit_sweeps import data_root
 from edit_sweeps.cell import Cell, Digests, Tree
 from edit_sweeps.config import Config, study_folder
 from edit_sweeps.launcher import capping, inputs, tuned
+from edit_sweeps.launcher.units import Unit, group
 from edit_sweeps.record import write_json
 
 log = logging.getLogger(__name__)
@@ -77,19 +78,16 @@ class Plan:
     device: str
     dry_run: bool
     force: bool
-    wandb: Tree
+    cluster: Tree
     data_root: str | None = None
 
     def todo(self) -> list[Cell]:
         """Cells to run, in the order of the command; baselines first."""
         return [entry.cell for entry in self.entries if entry.todo]
 
-    def units(self) -> list[list[Cell]]:
-        """Cells to run grouped by trajectory, ascending in num_edits; a unit runs in one process."""
-        units: dict[str, list[Cell]] = {}
-        for cell in self.todo():
-            units.setdefault(cell.key if cell.is_baseline else cell.trajectory, []).append(cell)
-        return [sorted(unit, key=lambda cell: cell.num_edits) for unit in units.values()]
+    def units(self) -> list[Unit]:
+        """Cells to run in groups; a unit runs in one process, with one model in memory."""
+        return group(self.todo(), self.cluster["group"], self.cluster["max_cells_per_unit"])
 
     def failed(self) -> int:
         """Cells of the plan that are failed on disk now, or lack a task."""
@@ -112,7 +110,7 @@ class Plan:
             for entry in self.entries
         ]
         units = [
-            f"  unit {i}: " + " -> ".join(cell.name for cell in unit)
+            f"  unit {i}: " + " -> ".join(cell.name for cell in unit.cells())
             for i, unit in enumerate(self.units(), 1)
         ]
         return "\n".join([self.headline(), *lines, *units])
@@ -177,7 +175,7 @@ def _plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
         device=first["device"],
         dry_run=first["dry_run"],
         force=first["resume"] == "force",
-        wandb=first["wandb"],
+        cluster=first["cluster"],
         data_root=first["data_root"],
     )
 
@@ -351,6 +349,7 @@ def decide(cell: Cell, state: str) -> tuple[bool, str]:
         lost = cell.failed_tasks() if resume == "auto" else []
         reasons = [f"failed before: {', '.join(lost)}"] if lost else []
         reasons += [f"save: {', '.join(sorted(lacking))} is missing"] if lacking else []
+        reasons += ["its baseline came later"] if cell.lacks_comparisons() else []
         return bool(reasons), "; ".join(reasons)
     if state == "failed":
         if resume == "only_missing":

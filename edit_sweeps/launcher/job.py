@@ -1,0 +1,182 @@
+"""What a Slurm job runs: frozen units, one after the other; FAILED at the end if a cell failed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit.helpers import DelayedSubmission
+
+from edit_sweeps import attempts, claims, provenance, this_job
+from edit_sweeps.cell import Cell, Tree
+from edit_sweeps.launcher import drift
+from edit_sweeps.launcher.submissions import Submission
+from edit_sweeps.launcher.units import Unit
+from edit_sweeps.launcher.work import Work
+from edit_sweeps.offline import go_offline
+
+log = logging.getLogger(__name__)
+
+LEAVE_AFTER_S = 60.0
+"""A thread that some library left behind keeps a job, and its GPU, no longer than this."""
+MOST_RESTARTS = 50
+"""Slurm queues a job of a dead node again without end; one that kills its nodes is stopped here."""
+
+
+class UnfinishedError(RuntimeError):
+    """The job did what it could, and cells are not done: Slurm is to say FAILED."""
+
+
+@dataclass(frozen=True)
+class UnitRunner:
+    """Picklable; all it holds is where the frozen units lie.
+
+    Attributes:
+        folder: Of the submission.
+        units: Names of its units; the process with rank r of k runs every k-th from r on.
+    """
+
+    folder: str
+    units: tuple[str, ...]
+
+    def __call__(self) -> str:
+        """Run the units of this process.
+
+        Raises:
+            UnfinishedError: Cells failed, or another process had them and did not end.
+        """
+        begin_logging()
+        try:
+            told = run_units(Path(self.folder), self.units)
+        except BaseException:
+            leave_soon(1)
+            raise
+        leave_soon(0)
+        return told
+
+    def checkpoint(self) -> DelayedSubmission:
+        """At the end of the time, or preempted: the same again; it goes on from the last stored prefix."""
+        return DelayedSubmission(self)
+
+
+def run_units(folder: Path, names: tuple[str, ...]) -> str:
+    """Run those of a submission's units that fall to this process; returns a line on them."""
+    submission = Submission.load(folder)
+    os.chdir(submission.cwd)
+    rank, ranks = this_job.rank()
+    units = [load_unit(submission, name) for name in names[rank::ranks]]
+    cells = [cell for unit in units for cell in unit.cells()]
+    config = (cells or units[0].prepare)[0].config if units else {}
+    if not units:
+        return "nothing for this process"
+    check_restarts()
+    check_drift(submission, config)
+    go_offline(config["data_root"])
+    work = Work(
+        config["device"],
+        force=submission.force,
+        submission=submission.id,
+        patience_s=claims.STALE_S + 2 * claims.BEAT_S,
+        total=len(cells),
+    )
+    for unit in units:
+        for cell in unit.prepare:
+            work.prepare(cell)
+        for chain in unit.chains:
+            for _ in work.run_chain(chain):
+                pass
+    unfinished = [cell for cell in cells if not work.is_finished(cell)]
+    if unfinished:
+        try_again(unfinished, ranks)
+        raise UnfinishedError(explain(unfinished, len(cells), set(work.elsewhere)))
+    return f"{len(cells)} cells done"
+
+
+def load_unit(submission: Submission, name: str) -> Unit:
+    """A unit as it was frozen at submission."""
+    tree: Tree = json.loads(submission.unit_file(name).read_text(encoding="utf-8"))
+    return Unit.load(tree)
+
+
+def check_restarts() -> None:
+    """Stop a job that was started again and again.
+
+    Raises:
+        UnfinishedError: It was.
+    """
+    if this_job.restarts() > MOST_RESTARTS:
+        msg = f"this job was started {this_job.restarts()} times; given up. edit-sweeps retry submits its cells anew"
+        raise UnfinishedError(msg)
+
+
+def check_drift(submission: Submission, config: Tree) -> None:
+    """Compare the code with that of the submission.
+
+    Raises:
+        UnfinishedError: It is another, and cluster.on_drift=refuse.
+    """
+    told = drift.differences(submission.code, provenance.code_identity())
+    if not told:
+        return
+    text = (
+        f"{'; '.join(told)}. Results may differ from those of the other cells; cluster.snapshot=true keeps a copy "
+        "of the package for the jobs"
+    )
+    if config["cluster"]["on_drift"] == "refuse":
+        msg = f"{text}; not run, because of cluster.on_drift=refuse"
+        raise UnfinishedError(msg)
+    log.warning("%s", text)
+
+
+def try_again(unfinished: list[Cell], ranks: int) -> None:
+    """Queue this job again when the machine is to blame for a cell, as often in a row as cluster.max_losses allows."""
+    lines = [attempts.read(cell.folder) for cell in unfinished]
+    blamed = [each for each in lines if each and each[-1].get("how") == attempts.LOST]
+    most = unfinished[0].config["cluster"]["max_losses"]
+    if not blamed or ranks > 1 or max(map(attempts.losses, blamed)) >= most:
+        return
+    job = os.environ.get("SLURM_JOB_ID", "")
+    log.warning("the machine is to blame for %d cells; job %s is queued again", len(blamed), job)
+    done = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
+    if done.returncode:
+        log.error("scontrol requeue %s: %s", job, done.stderr.strip())
+        return
+    time.sleep(LEAVE_AFTER_S)  # Slurm ends this process before that
+
+
+def explain(unfinished: list[Cell], total: int, elsewhere: set[str]) -> str:
+    """Which cells are not done, and where to look."""
+    lines = [
+        f"  {cell.name}: "
+        + ("another process has it" if cell.name in elsewhere else f"see {cell.folder}/cell.log")
+        for cell in unfinished
+    ]
+    return "\n".join([f"{len(unfinished)} of {total} cells are not done:", *lines])
+
+
+def begin_logging() -> None:
+    """To the job's log, as launch.py does it on a terminal."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def leave_soon(code: int) -> None:
+    """End this process in a while even if threads are left that would not; submitit has written its note by then."""
+
+    def leave() -> None:
+        time.sleep(LEAVE_AFTER_S)
+        os._exit(code)
+
+    threading.Thread(target=leave, daemon=True, name="leave").start()

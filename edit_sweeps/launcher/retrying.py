@@ -1,0 +1,106 @@
+"""`edit-sweeps retry`: failed and lost cells of a study once more, frozen as they were, without launch.py."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edit_sweeps import attempts, data_root
+from edit_sweeps.cell import Cell
+from edit_sweeps.launcher import cluster, settling
+from edit_sweeps.launcher.queue import Slurm
+from edit_sweeps.launcher.states import CellLook, look
+from edit_sweeps.launcher.submissions import Submission, read_all
+from edit_sweeps.launcher.units import Unit
+
+AGAIN = ("failed", "lost")
+
+
+def retry(study: Path, names: Collection[str] | None = None, *, dry_run: bool = False) -> str:
+    """Submit the failed and lost cells of a study again; how often they were lost is forgotten.
+
+    Args:
+        study: Its folder.
+        names: Only these cells; all by default.
+        dry_run: Say what would be submitted.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        SlurmUnavailable: Slurm does not answer.
+        SubmissionError: sbatch refused an array.
+    """
+    slurm = Slurm()
+    with settling.planning(study):
+        looks = {each.name: each for each in look(study, slurm)}
+        asked = [each for each in looks.values() if names is None or each.name in names]
+        again = [each for each in asked if each.state in AGAIN]
+        if not again:
+            return f"Nothing to retry in {study.name}: no cell{'' if names is None else ' of these'} is failed or lost."
+        frozen = frozen_cells(study)
+        cells = {each.name: frozen[each.name] for each in again if each.name in frozen}
+        cells = with_baselines(cells, frozen, looks)
+        lines = [f"  {name}  ({looks[name].state}: {looks[name].why})" for name in cells]
+        here = [each.name for each in again if each.name not in frozen]
+        if here:
+            lines.append(
+                f"  {len(here)} cells ran in the launching process and not on Slurm; repeat their launch.py command: "
+                + ", ".join(here)
+            )
+        if dry_run or not cells:
+            return "\n".join([f"{len(cells)} cells would be submitted again:", *lines])
+        for cell in cells.values():
+            forgive(cell)
+        submission = submit_again(study, list(cells.values()), slurm)
+    arrays = [cluster.describe_array(submission, i) for i in range(len(submission.arrays))]
+    return "\n".join([f"Submitted {len(cells)} cells again:", *lines, *arrays])
+
+
+def with_baselines(
+    cells: dict[str, Cell], frozen: dict[str, Cell], looks: dict[str, CellLook]
+) -> dict[str, Cell]:
+    """`cells`, and before them their baselines that are neither done nor on their way."""
+    wanted = {cell.baseline for cell in cells.values() if cell.config["task"]}
+    first = {
+        name: cell
+        for name, cell in frozen.items()
+        if cell.is_baseline and cell.key in wanted and looks[name].state in (*AGAIN, "missing")
+    }
+    return first | cells
+
+
+def frozen_cells(study: Path) -> dict[str, Cell]:
+    """Every cell that was ever submitted, by name, as it was frozen the last time."""
+    found: dict[str, Cell] = {}
+    for submission in read_all(study):
+        for array in submission.arrays:
+            for unit in (name for task in array.tasks for name in task.units):
+                file = submission.unit_file(unit)
+                if file.exists():
+                    tree = json.loads(file.read_text(encoding="utf-8"))
+                    found |= {cell.name: cell for cell in Unit.load(tree).cells()}
+    return found
+
+
+def forgive(cell: Cell) -> None:
+    """Note that the losses up to now do not count."""
+    starts = [line for line in attempts.read(cell.folder) if "started" in line]
+    if starts:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        attempts.append(cell.folder, {"number": starts[-1]["number"], "ended": now, "how": "retry"})
+
+
+def submit_again(study: Path, cells: list[Cell], slurm: Slurm) -> Submission:
+    """Submit from the folder of the first submission: relative paths of the configuration are from there."""
+    first = next(read_all(study))
+    here = Path.cwd()
+    os.chdir(first.cwd)
+    try:
+        with data_root.using(cells[0].config["data_root"]):
+            return cluster.submit_cells(study, cells, slurm, force=False)
+    finally:
+        os.chdir(here)

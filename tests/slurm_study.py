@@ -1,0 +1,127 @@
+"""Studies on the tests' Slurm: the command, the companion, waiting, and what an undisturbed run gives."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    f"hydra.searchpath=[file://{ROOT}/tests/standin]", "editor=standin", "task=none", "edit_scores.limit=2",
+    "edit_scores.max_new_tokens=2", "wandb=disabled",
+]  # fmt: skip
+SLURM = ["cluster=slurm", "cluster.memory_gb=2", "cluster.signal_s=30", "cluster.time=20"]
+
+
+class Study:
+    """A folder from which launch.py is called, with the cluster's environment.
+
+    Args:
+        folder: A new one.
+        slurm: The tests' MiniSlurm; None: a machine without Slurm.
+    """
+
+    def __init__(self, folder, slurm=None, name="main"):
+        self.folder, self.slurm, self.name = folder, slurm, name
+        self.control = folder / "control"
+        self.control.mkdir(parents=True, exist_ok=True)
+        self.env = {
+            **(slurm.env if slurm else os.environ),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    @property
+    def path(self):
+        return self.folder / "outputs" / self.name
+
+    def start(self, *arguments, **variables):
+        """launch.py as a process; what it prints is captured."""
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "launch.py"), *arguments],
+            cwd=self.folder, env=self.env | variables, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def launch(self, *arguments, code=0, **variables):
+        """launch.py to its end; returns what it prints."""
+        process = self.start(*arguments, **variables)
+        shown, _ = process.communicate(timeout=300)
+        assert process.returncode == code, shown
+        return shown
+
+    def submit(self, *arguments, code=0, **variables):
+        """launch.py -m with cluster=slurm and the stand-in editor."""
+        return self.launch("-m", *QUICK, *SLURM, *arguments, code=code, **variables)
+
+    def companion(self, *arguments, code=0):
+        """edit-sweeps; returns what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "edit_sweeps", *arguments], cwd=self.folder, env=self.env | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def records(self):
+        """Name -> record of every cell that has one."""
+        files = sorted(self.path.glob("cells/*/record.json"))
+        return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+    def results(self):
+        """Name -> what tests compare."""
+        return {name: record["result"] for name, record in self.records().items()}
+
+    def submissions(self):
+        """The submission files, the oldest first."""
+        files = sorted(self.path.glob("submissions/*/submission.json"))
+        return [json.loads(file.read_text()) for file in files]
+
+    def jobs(self):
+        """Slurm's ids of all arrays that were submitted, in order."""
+        return [array["job"] for one in self.submissions() for array in one["arrays"]]
+
+    def starts(self):
+        """Name -> how often each cell was started."""
+        return {
+            file.parent.name: sum('"started"' in line for line in file.read_text().splitlines())
+            for file in sorted(self.path.glob("cells/*/attempts.jsonl"))
+        }
+
+    def log(self):
+        """All that jobs printed, for messages."""
+        files = sorted(self.path.glob("submissions/*/slurm/*_log.out"))
+        return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in files)
+
+    def wait(self, timeout_s=180):
+        """Until Slurm has nothing queued or running."""
+        try:
+            self.slurm.wait_until("empty queue", self._idle, timeout_s, every_s=0.2)
+        except TimeoutError as error:
+            error.add_note(self.slurm.run("squeue") + self.log())
+            raise
+        return self
+
+    def _idle(self):
+        return not self.slurm.run("squeue", "-h").strip()
+
+    def hold(self, count):
+        (self.control / f"hold-{count}").touch()
+
+    def release(self, count):
+        (self.control / f"hold-{count}").unlink()
+
+    def wait_at(self, count, timeout_s=120):
+        """Until the stand-in editor holds after so many edits."""
+        end = time.monotonic() + timeout_s
+        while not (self.control / f"at-{count}").exists():
+            assert time.monotonic() < end, f"never at {count} edits\n{self.log()}"
+            time.sleep(0.05)
+
+    def undisturbed(self, tmp_path_factory, *arguments):
+        """Results of the same cells run here, in one process, without Slurm."""
+        calm = Study(tmp_path_factory.mktemp("calm"), name=self.name)
+        calm.launch("-m", *QUICK, *arguments)
+        return calm.results()
