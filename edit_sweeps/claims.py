@@ -1,9 +1,11 @@
-"""Who works on something now, told by files on a shared file system; no claim outlives its holder by more than minutes.
+"""Who works on something now, told by files on a shared file system; no dead machine keeps a claim.
 
-A claim on `name` is a row of files `<name>.<number>`; each is made by O_CREAT|O_EXCL, which is atomic on NFS too. Who
-made the highest holds the claim, until the file says `released` or is stale. The next one takes the next number, so
-that of several who see a stale claim one alone can take it over. The highest number is never removed: numbers are not
-used twice. A holder touches its files every BEAT_S.
+A claim on `name` is a row of files `<name>.<number>`, each made exclusively (by a hard link or by
+O_CREAT|O_EXCL, which are atomic on NFS too). Who made the highest one holds the claim, until the
+file says `released` or is stale. The next one takes the next number, so that of several who see a
+stale claim one alone can take it over. The highest number is never removed (by nobody, while
+anybody may want the claim): numbers are not used twice. A holder touches its files every BEAT_S.
+A holder that slept longer than STALE_S may have been superseded: it asks `Held.is_ours`.
 """
 
 from __future__ import annotations
@@ -12,86 +14,30 @@ import atexit
 import contextlib
 import json
 import os
-import platform
+import random
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from edit_sweeps.this_job import job_id, rank
+from edit_sweeps.owners import UNKNOWN, Owner, now_utc, owner
+
+__all__ = ["BEAT_S", "STALE_S", "Held", "Owner", "held_names", "hold", "owner", "try_hold", "who"]
 
 BEAT_S = 15.0
 STALE_S = 180.0
 """A claim whose file was not touched for so long, by the file system's clock, is anybody's."""
-POLL_S = 0.5
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process.
-
-    Attributes:
-        host: Its machine.
-        pid: Its number there.
-        started: When the kernel started it, in ticks; 0 where /proc does not tell.
-        space: What process numbers are comparable within: a boot of a machine and a name space of processes.
-        job: Slurm's id of the job it is part of; empty outside Slurm.
-        rank: Its number in that job.
-        since: When it made the claim, ISO text in UTC.
-        note: What for.
-    """
-
-    host: str
-    pid: int
-    started: int
-    space: str
-    job: str = ""
-    rank: int = 0
-    since: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        """As told to a user."""
-        where = (
-            f"job {self.job} on {self.host}" if self.job else f"process {self.pid} on {self.host}"
-        )
-        return f"{where} (since {self.since})"
-
-    def was_us(self) -> bool:
-        """Whether this is a former self of the present job: a requeued job goes on where it was."""
-        now = owner()
-        return bool(self.job) and (self.job, self.rank) == (now.job, now.rank) and not self.is_us()
-
-    def is_us(self) -> bool:
-        """Whether this is the present process."""
-        now = owner()
-        return (self.space, self.pid, self.started) == (now.space, now.pid, now.started)
-
-    def is_gone(self) -> bool:
-        """Whether it ran where this process can see it, and does not any more."""
-        return self.space == process_space() and start_ticks(self.pid) != self.started
-
-
-def owner(note: str = "") -> Owner:
-    """The present process."""
-    pid = os.getpid()
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Owner(
-        platform.node(),
-        pid,
-        start_ticks(pid) or 0,
-        process_space(),
-        job_id(),
-        rank()[0],
-        since=now,
-        note=note,
-    )
+POLL_S = 0.25
+"""First pause of one who waits; each is half as long again as the one before, up to MOST_POLL_S."""
+MOST_POLL_S = 4.0
+TRIES = 8
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+FILE = re.compile(r"([^.].*)\.([0-9]+)")
 
 
 class Held:
@@ -106,15 +52,20 @@ class Held:
         return self.folder / f"{self.name}.{self.number}"
 
     def is_ours(self) -> bool:
-        """Whether nobody has taken over, as happens to a process that was stopped for minutes."""
-        return max(numbers(self.folder, self.name), default=0) == self.number
+        """Whether it is held still: not released, not a parent's, and nobody has taken over."""
+        return _HEART.has(self) and numbers(self.folder, self.name)[-1:] == [self.number]
 
     def release(self) -> None:
-        """Give it back; a second time does nothing."""
-        if not _HEART.forget(self) or self.owner.pid != os.getpid():
+        """Give it back; a second time does nothing, nor does it in the child of a fork."""
+        if not _HEART.forget(self):
             return
-        with contextlib.suppress(OSError):
-            _write(self.file, {"released": datetime.now(UTC).isoformat(timespec="seconds")})
+        try:
+            if numbers(self.folder, self.name)[-1:] == [self.number]:
+                _replace(self.file, {"released": now_utc()})
+        except OSError:  # a full disk; emptied and old, it is as good as released
+            with contextlib.suppress(OSError):
+                os.truncate(self.file, 0)
+                os.utime(self.file, (0, 0))
 
     def __enter__(self) -> Self:
         """Nothing more: it is held already."""
@@ -128,33 +79,17 @@ class Held:
 def try_hold(folder: Path, name: str, note: str = "") -> Held | None:
     """Make the claim if nobody holds it.
 
+    Args:
+        folder: Where claims lie; is made.
+        name: What is claimed.
+        note: What for, for those who wait.
+
     Raises:
         ValueError: A name that is no plain file name.
         OSError: The folder cannot be written.
     """
-    if not NAME.fullmatch(name):
-        msg = f"claim {name!r}: allowed are letters, digits and _ . + -"
-        raise ValueError(msg)
-    folder.mkdir(parents=True, exist_ok=True)
-    mine = owner(note)
-    last = max(numbers(folder, name), default=0)
-    if last and _holder(folder, name, last, _Clock(folder)) is not None:
-        return None
-    held = Held(folder, name, last + 1, mine)
-    try:
-        # Whole at once: the content is linked in, so no reader sees a claim without an owner.
-        _create(held.file, asdict(mine))
-    except FileExistsError:
-        return None
-    if not held.is_ours():  # ours is an old number that somebody had removed meanwhile
-        held.file.unlink(missing_ok=True)
-        return None
-    _HEART.remember(held)
-    for number in numbers(folder, name):
-        if number < held.number:
-            with contextlib.suppress(OSError):  # another user's; it will not be in the way
-                (folder / f"{name}.{number}").unlink(missing_ok=True)
-    return held
+    found = _attempt(folder, name, note)
+    return found if isinstance(found, Held) else None
 
 
 @contextmanager
@@ -176,36 +111,38 @@ def hold(
 
     Raises:
         TimeoutError: It was not free in time; says who holds it.
+        ValueError: A name that is no plain file name.
+        OSError: The folder cannot be written.
     """
     end = None if wait_s is None else time.monotonic() + wait_s
-    held = try_hold(folder, name, note)
-    while held is None:
-        holder = who(folder, name)
-        if holder is not None and on_wait is not None:
-            on_wait(holder)
+    pause = POLL_S
+    while not isinstance(found := _attempt(folder, name, note), Held):
+        if on_wait is not None and found is not UNKNOWN:
+            on_wait(found)
             on_wait = None
-        if end is not None and time.monotonic() >= end:
-            msg = f"{holder or 'another process'} has it ({folder / name})"
+        left = pause if end is None else end - time.monotonic()
+        if left <= 0:
+            msg = f"{found} has it ({folder / name}) and did not give it back in {wait_s:.0f} s"
             raise TimeoutError(msg)
-        time.sleep(POLL_S)
-        held = try_hold(folder, name, note)
-    with held:
-        yield held
+        # Not all who wait come at the same moment.
+        time.sleep(min(left, pause * random.uniform(0.7, 1.3)))
+        pause = min(pause * 1.5, MOST_POLL_S)
+    with found:
+        yield found
 
 
 def who(folder: Path, name: str) -> Owner | None:
     """Who holds a claim now; for readers, also where they cannot write."""
-    last = max(numbers(folder, name), default=0)
-    return _holder(folder, name, last, _Clock(folder)) if last else None
+    last = numbers(folder, name)[-1:]
+    return _holder(folder, name, last[0], _Clock(folder)) if last else None
 
 
 def held_names(folder: Path, among: Collection[str] | None = None) -> dict[str, Owner]:
-    """Claims of a folder that are held now; of all names, or of some."""
+    """Claims of a folder that are held now; of all names, or of some. One listing for all."""
     last: dict[str, int] = {}
-    for file in _files(folder):
-        name, _, number = file.rpartition(".")
+    for name, number in _listed(folder):
         if among is None or name in among:
-            last[name] = max(last.get(name, 0), int(number))
+            last[name] = max(last.get(name, 0), number)
     clock = _Clock(folder)
     found = {name: _holder(folder, name, number, clock) for name, number in last.items()}
     return {name: holder for name, holder in found.items() if holder is not None}
@@ -213,66 +150,102 @@ def held_names(folder: Path, among: Collection[str] | None = None) -> dict[str, 
 
 def numbers(folder: Path, name: str) -> list[int]:
     """The numbers of a claim's files, ascending."""
-    return sorted(
-        int(file.rpartition(".")[2]) for file in _files(folder) if file.rpartition(".")[0] == name
-    )
+    return sorted(number for found, number in _listed(folder, f"{name}.") if found == name)
 
 
-def start_ticks(pid: int) -> int | None:
-    """When the kernel started a process; None where it has ended. Without /proc (macOS): 0 while it runs."""
+def _attempt(folder: Path, name: str, note: str) -> Held | Owner:
+    """Make the claim, or say who holds it."""
+    if not NAME.fullmatch(name):
+        msg = f"claim {name!r}: allowed are up to 200 letters, digits and _ . + - (no . + - first)"
+        raise ValueError(msg)
+    folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(TRIES):  # again only when another one took it or gave it back meanwhile
+        last = max(numbers(folder, name), default=0)
+        holder = _holder(folder, name, last, _Clock(folder)) if last else None
+        if holder is not None:
+            return holder
+        held = Held(folder, name, last + 1, owner(note))
+        if _create(held.file, asdict(held.owner)):
+            _HEART.remember(held)
+            if _is_highest(held):
+                return held
+    return UNKNOWN
+
+
+def _is_highest(held: Held) -> bool:
+    """Look again after making a file: backs out of an old number, tidies behind a new one.
+
+    Who listed long ago may have made a number that came and went since. A listing made while the
+    claim changes hands may show neither of two numbers; but who removes a higher one has removed
+    ours before, for old ones go in ascending order. The one before the highest stays, in case that
+    ours is another user's and could not be removed.
+    """
+    found = numbers(held.folder, held.name)
+    if found[-1:] != [held.number] or not _says(held):
+        _HEART.forget(held)
+        _remove(held.file)
+        return False
+    for number in found[:-2]:
+        _remove(held.folder / f"{held.name}.{number}")
+    return True
+
+
+def _says(held: Held) -> bool:
+    """Whether the file is there and names us."""
     try:
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None if Path("/proc/self").exists() else _runs(pid)
-    return None if words[0] == "Z" else int(words[19])
-
-
-def process_space() -> str:
-    """Names the machine's present run and this process's name space, within which a pid means one process."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return platform.node()
-
-
-def _runs(pid: int) -> int | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:  # it runs, and is another user's
-        return 0
-    return 0
-
-
-def _files(folder: Path) -> list[str]:
-    """Names of claim files; those being written begin with a dot."""
-    try:
-        names = os.listdir(folder)  # noqa: PTH208  # one call for names alone: folders with thousands
+        return _read(held.file)[0] == held.owner
     except FileNotFoundError:
-        return []
-    return [n for n in names if not n.startswith(".") and n.rpartition(".")[2].isdigit()]
+        return False
+
+
+def _listed(folder: Path, start: str = "") -> list[tuple[str, int]]:
+    """Name and number of claim files; those being written begin with a dot."""
+    matches = (FILE.fullmatch(file) for file in _listing(folder) if file.startswith(start))
+    return [(match[1], int(match[2])) for match in matches if match]
 
 
 def _holder(folder: Path, name: str, number: int, clock: _Clock) -> Owner | None:
     """Who holds the claim by the file of the highest number; None when it is released or stale."""
     file = folder / f"{name}.{number}"
     try:
-        touched = file.stat().st_mtime
-        body = json.loads(file.read_text(encoding="utf-8"))
-        found = None if "released" in body else Owner(**body)
+        found, touched = _read(file)
+    except FileNotFoundError:  # a higher one is there by now
+        return None
+    if found is None or found.is_running():
+        return found
+    if found.is_gone() or found.was_us():
+        return None
+    return found if clock.now() - touched <= STALE_S else None
+
+
+def _read(file: Path) -> tuple[Owner | None, float]:
+    """What a claim file says (its owner, or None for released), and when it was touched.
+
+    An empty one, or one that cannot be read, is somebody's until it is old.
+    """
+    try:
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            touched = os.fstat(opened.fileno()).st_mtime  # opened: NFS has asked its server
+            text = opened.read()
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError):  # cannot be read: somebody's until it is old
-        found = Owner("another machine", 0, 0, "unknown")
-    if found is None or clock.now() - touched > STALE_S:
-        return None
-    return None if found.is_gone() or found.was_us() else found
+        raise
+    except OSError:  # another user's, or replaced on the server in this moment
+        return UNKNOWN, file.stat().st_mtime
+    try:
+        body: Any = json.loads(text)
+        if "released" in body:
+            return None, touched
+        known = {each.name: body[each.name] for each in fields(Owner) if each.name in body}
+        return Owner(**known), touched
+    except (ValueError, TypeError):
+        return UNKNOWN, touched
 
 
 class _Clock:
-    """The file system's own time, by a file touched there: hosts' clocks differ. Asked once, when first needed."""
+    """The file system's own time, by a file touched there: hosts' clocks differ.
+
+    Asked once, when first needed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -280,7 +253,7 @@ class _Clock:
 
     def now(self) -> float:
         if self._offset is None:
-            probe = self._folder / f".clock-{platform.node()}-{os.getpid()}-{threading.get_ident()}"
+            probe = _aside(self._folder, "clock")
             try:
                 probe.touch()
                 self._offset = probe.stat().st_mtime - time.time()
@@ -290,29 +263,59 @@ class _Clock:
         return time.time() + self._offset
 
 
-def _create(file: Path, body: dict[str, object]) -> None:
-    """Make a file with its content, if it does not exist.
+# The steps on the file system, which tests run in every order.
 
-    Raises:
-        FileExistsError: It does.
-    """
-    aside = file.with_name(f".{file.name}-{platform.node()}-{os.getpid()}-{threading.get_ident()}")
-    aside.write_text(json.dumps(body), encoding="utf-8")
+
+def _aside(folder: Path, name: str) -> Path:
+    return folder / f".{name}.{secrets.token_hex(6)}"
+
+
+def _listing(folder: Path) -> list[str]:
     try:
-        os.link(aside, file)  # as exclusive as O_EXCL, and never half written
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
+        return os.listdir(folder)  # noqa: PTH208  # names alone, for folders with thousands
+    except FileNotFoundError:
+        return []
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(OSError):  # another user's; it will not be in the way
+        file.unlink()
+
+
+def _create(file: Path, body: dict[str, Any]) -> bool:
+    """Make a file with its content, whole at once; whether it did not exist before."""
+    aside = _aside(file.parent, file.name)
+    try:
+        aside.write_text(json.dumps(body), encoding="utf-8")
+        try:
+            os.link(aside, file)
+        except FileExistsError:
+            # NFS may lose the answer to a link that was made, and say this to the second try.
+            return aside.stat().st_nlink > 1
+        except OSError:  # a file system without hard links
+            return _create_in_place(file, body)
+    finally:
+        _remove(aside)
+    return True
+
+
+def _create_in_place(file: Path, body: dict[str, Any]) -> bool:
+    try:
         with file.open("x", encoding="utf-8") as out:
             json.dump(body, out)
-    finally:
-        aside.unlink(missing_ok=True)
+    except FileExistsError:
+        return False
+    return True
 
 
-def _write(file: Path, body: dict[str, object]) -> None:
-    aside = file.with_name(f".{file.name}-{platform.node()}-{os.getpid()}-{threading.get_ident()}")
-    aside.write_text(json.dumps(body), encoding="utf-8")
-    aside.replace(file)
+def _replace(file: Path, body: dict[str, Any]) -> None:
+    aside = _aside(file.parent, file.name)
+    try:
+        aside.write_text(json.dumps(body), encoding="utf-8")
+        aside.replace(file)
+    except OSError:
+        _remove(aside)
+        raise
 
 
 class _Heart:
@@ -327,6 +330,9 @@ class _Heart:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
+    def has(self, held: Held) -> bool:
+        return self._held.get(held.file) is held
+
     def remember(self, held: Held) -> None:
         with self._lock:
             self._held[held.file] = held
@@ -336,7 +342,10 @@ class _Heart:
 
     def forget(self, held: Held) -> bool:
         with self._lock:
-            return self._held.pop(held.file, None) is not None
+            if not self.has(held):
+                return False
+            del self._held[held.file]
+            return True
 
     def release_all(self) -> None:
         for held in list(self._held.values()):

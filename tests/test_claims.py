@@ -1,17 +1,20 @@
 """Claims: one holder at a time among many processes, and none that outlives its process for long."""
 
+import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from edit_sweeps import claims
+from edit_sweeps import claims, owners
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +24,8 @@ def child(folder, code, **variables):
     head = f"import sys, time, os\nfrom pathlib import Path\nfrom edit_sweeps import claims\nfolder = Path({str(folder)!r})\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables, stdout=subprocess.PIPE, stdin=subprocess.PIPE,
+        text=True,
     )  # fmt: skip
 
 
@@ -67,10 +71,10 @@ def test_numbers_grow_and_files_do_not_pile_up(tmp_path):
     for _ in range(5):
         with claims.try_hold(tmp_path, "cell"):
             pass
-    assert [file.name for file in tmp_path.iterdir()] == ["cell.5"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cell.4", "cell.5"]
 
 
-@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "a b"])
+@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "a b", "a\n", "x" * 201])
 def test_a_name_that_is_no_plain_file_name_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="allowed are"):
         claims.try_hold(tmp_path, name)
@@ -110,6 +114,34 @@ def test_another_machine_keeps_its_claim_while_it_touches_it(tmp_path, held_else
     assert claims.try_hold(tmp_path, "cell") is not None
 
 
+def test_a_process_seen_at_work_keeps_its_claim_however_old_as_after_a_laptops_sleep(
+    tmp_path, held_elsewhere
+):
+    age(tmp_path / "cell.1", claims.STALE_S + 20)
+    assert claims.try_hold(tmp_path, "cell") is None
+    held_elsewhere.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + 5
+    while owners.process(held_elsewhere.pid)[0] != "T" and time.monotonic() < end:
+        time.sleep(0.01)
+    assert claims.try_hold(tmp_path, "cell") is not None, "Ctrl-Z must not hold for ever"
+
+
+def test_a_process_hidden_by_the_kernel_is_not_taken_for_dead(
+    tmp_path, held_elsewhere, monkeypatch
+):
+    real = Path.read_text
+
+    def hidden(path, *args, **kwargs):
+        if str(path) == f"/proc/{held_elsewhere.pid}/stat":
+            raise FileNotFoundError(errno.ENOENT, "hidepid=2")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    assert claims.try_hold(tmp_path, "cell") is None
+    age(tmp_path / "cell.1", claims.STALE_S + 20)
+    assert claims.try_hold(tmp_path, "cell") is not None
+
+
 def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, held_elsewhere, monkeypatch):
     pretend(tmp_path)
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 10_000)
@@ -119,11 +151,19 @@ def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, held_elsewhere, m
 def test_a_requeued_job_takes_over_from_its_former_self_at_once(
     tmp_path, held_elsewhere, monkeypatch
 ):
-    pretend(tmp_path, job="17_3")
+    pretend(tmp_path, job="17_3", restart=1)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
-    assert claims.try_hold(tmp_path, "cell") is None
+    assert claims.try_hold(tmp_path, "cell") is None, "another task"
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert claims.try_hold(tmp_path, "cell") is None, "another process of the job"
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert claims.try_hold(tmp_path, "cell") is None, "a second program of one allocation"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert claims.who(tmp_path, "cell") is None
     assert claims.try_hold(tmp_path, "cell") is not None
 
 
@@ -136,6 +176,8 @@ def test_a_holder_that_was_superseded_knows_and_its_release_frees_nothing(tmp_pa
     old.release()
     assert claims.who(tmp_path, "cell").is_us()
     assert new.is_ours()
+    new.release()
+    assert not new.is_ours()
 
 
 def test_late_with_an_old_number_one_backs_off(tmp_path, monkeypatch):
@@ -209,44 +251,221 @@ def test_readers_see_all_live_claims_in_one_look(tmp_path):
     assert claims.held_names(tmp_path / "nowhere") == {}
 
 
+def test_a_reader_who_may_not_write_sees_the_holder(tmp_path, held_elsewhere, monkeypatch):
+    pretend(tmp_path)
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refused)
+    monkeypatch.setattr(Path, "write_text", refused)
+    assert claims.who(tmp_path, "cell").pid == held_elsewhere.pid
+    assert list(claims.held_names(tmp_path)) == ["cell"]
+    age(tmp_path / "cell.1", claims.STALE_S + 20)
+    assert claims.who(tmp_path, "cell") is None
+    with pytest.raises(OSError, match="Read-only"):
+        claims.try_hold(tmp_path, "cell")
+
+
+def test_a_claim_given_back_on_a_full_disk_is_free(tmp_path, monkeypatch):
+    held = claims.try_hold(tmp_path, "cell")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        held.release()
+    assert claims.who(tmp_path, "cell") is None
+    assert claims.try_hold(tmp_path, "cell") is not None
+
+
+def test_files_of_others_that_cannot_be_removed_or_read_are_passed_over(tmp_path, monkeypatch):
+    for _ in range(4):
+        claims.try_hold(tmp_path, "cell").release()
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        held = claims.try_hold(tmp_path, "cell")
+    assert held.is_ours()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        assert claims.try_hold(tmp_path, "cell") is None
+
+
+def test_without_hard_links_one_alone_gets_it(tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", none)
+    assert claims.try_hold(tmp_path, "cell").is_ours()
+    assert not claims._create(tmp_path / "cell.1", {})
+    assert claims.who(tmp_path, "cell").is_us()
+
+
+def test_a_link_whose_answer_was_lost_counts_as_made(tmp_path, monkeypatch):
+    real = os.link
+
+    def twice(source, target):
+        real(source, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    assert claims.try_hold(tmp_path, "cell").is_ours()
+
+
+def test_an_owner_written_by_another_version_is_read(tmp_path, held_elsewhere):
+    pretend(tmp_path, colour="red")
+    assert claims.who(tmp_path, "cell").pid == held_elsewhere.pid
+
+
+def test_a_thousand_claims_cost_little_to_keep_and_to_look_at(tmp_path):
+    for name in range(1000):
+        (tmp_path / f"{name}.1").write_text(json.dumps(vars(claims.owner())))
+    began = time.process_time()
+    assert len(claims.held_names(tmp_path)) == 1000
+    for name in range(1000):
+        os.utime(tmp_path / f"{name}.1")
+    assert time.process_time() - began < 1
+
+
 RACER = """
-for turn in range(12):
-    with claims.hold(folder, "cell"):
+claims.POLL_S, claims.MOST_POLL_S = 0.001, 0.004
+while not (folder / "begin").exists(): time.sleep(0.005)
+for turn in range(50):
+    with claims.hold(folder, "cell") as held:
         with open(folder / "log.txt", "a") as log:
             log.write(f"in {os.getpid()}\\n"); log.flush()
-            time.sleep(0.002)
+            time.sleep(0.0005)
             log.write(f"out {os.getpid()}\\n")
     time.sleep(0.001)
 """
 
 
 def test_of_many_processes_one_at_a_time_is_inside_and_all_get_their_turn(tmp_path):
-    folder = tmp_path / "claims"
-    folder.mkdir()
-    racers = [child(folder, "claims.POLL_S = 0.001\n" + RACER) for _ in range(6)]
-    assert [racer.wait(120) for racer in racers] == [0] * 6
-    lines = [line.split() for line in (folder / "log.txt").read_text().splitlines()]
-    assert len(lines) == 2 * 6 * 12
+    racers = [child(tmp_path, RACER) for _ in range(8)]
+    (tmp_path / "begin").touch()
+    assert [racer.wait(120) for racer in racers] == [0] * 8
+    lines = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert len(lines) == 2 * 8 * 50
     for first, second in zip(lines[::2], lines[1::2], strict=True):
         assert (first[0], second[0]) == ("in", "out")
         assert first[1] == second[1]
+    assert len(list(tmp_path.glob("cell.*"))) <= 2
+    assert claims.numbers(tmp_path, "cell")[-1] >= 8 * 50
 
 
 def test_of_many_that_see_a_dead_claim_one_takes_it_over(tmp_path, held_elsewhere):
-    folder = tmp_path
-    pretend(folder)
-    age(folder / "cell.1", claims.STALE_S + 5)
-    begin = folder / "begin"
+    pretend(tmp_path)
+    age(tmp_path / "cell.1", claims.STALE_S + 5)
     code = """
-    while not (folder / "begin").exists(): pass
+    print("ready", flush=True)
+    while not (folder / "begin").exists(): time.sleep(0.001)
     held = claims.try_hold(folder, "cell")
     print(held is not None, flush=True)
-    time.sleep(2)
+    sys.stdin.readline()
     os._exit(0)
     """
-    takers = [child(folder, code) for _ in range(6)]
-    time.sleep(1.5)
-    begin.touch()
+    takers = [child(tmp_path, code) for _ in range(6)]
+    for taker in takers:
+        assert taker.stdout.readline() == "ready\n"
+    (tmp_path / "begin").touch()
     assert sorted(taker.stdout.readline().strip() for taker in takers) == ["False"] * 5 + ["True"]
     for taker in takers:
-        taker.wait(30)
+        taker.communicate("\n", timeout=30)
+
+
+STEPS = ("_listing", "_create", "_replace", "_remove", "_read")
+
+
+class Interleaved:
+    """Runs threads one step on the file system at a time, in an order drawn from a seed."""
+
+    def __init__(self, monkeypatch, seed):
+        self.draw, self.turns, self.arrived = random.Random(seed), {}, threading.Semaphore(0)
+        self.failures = []
+        for step in STEPS:
+            monkeypatch.setattr(claims, step, self.stepped(getattr(claims, step)))
+        monkeypatch.setattr(claims, "_listing", self.in_two_looks(claims._listing))
+
+    def in_two_looks(self, listing):
+        """As a folder is read: one half of its files as they were before, one as they are now."""
+
+        def looks(folder):
+            halves, odd = (listing(folder), listing(folder)), self.draw.randrange(2)
+            return [f for half in (0, 1) for f in halves[half] if (ord(f[-1]) + odd) % 2 == half]
+
+        return looks
+
+    def stepped(self, function):
+        def waits(*args):
+            self.pause()
+            return function(*args)
+
+        return waits
+
+    def pause(self):
+        turn = self.turns.get(threading.current_thread())
+        if turn is not None:
+            self.arrived.release()
+            turn.acquire()
+
+    def run(self, work, count):
+        def guarded(number):
+            try:
+                self.pause()
+                work(number)
+            except BaseException as error:
+                self.failures.append(error)
+            finally:
+                self.turns.pop(threading.current_thread())
+                self.arrived.release()
+
+        threads = [threading.Thread(target=guarded, args=(n,), name=str(n)) for n in range(count)]
+        self.turns = {thread: threading.Semaphore(0) for thread in threads}
+        for thread in threads:
+            thread.start()
+            self.arrived.acquire()
+        favourite = None
+        while self.turns:
+            if favourite not in self.turns or self.draw.random() < 0.3:  # long sleeps of the others
+                favourite = self.draw.choice(sorted(self.turns, key=lambda thread: thread.name))
+            self.turns[favourite].release()
+            self.arrived.acquire()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("before", ["nothing", "released", "stale"])
+def test_in_whatever_order_their_steps_come_two_never_hold_at_once(tmp_path, monkeypatch, before):
+    inside, turns = [], []
+
+    def takes(folder):
+        for _ in range(4):
+            held = claims.try_hold(folder, "cell")
+            if held is None:
+                continue
+            inside.append(held)
+            assert len(inside) == 1
+            claims._listing(folder)  # others have their turns
+            assert held.is_ours()
+            inside.remove(held)
+            turns.append(held)
+            held.release()
+
+    for seed in range(100):
+        folder = tmp_path / str(seed)
+        if before != "nothing":
+            claims.try_hold(folder, "cell").release()
+        if before == "stale":
+            (folder / "cell.1").write_text("")
+            age(folder / "cell.1", claims.STALE_S + 1)
+        with monkeypatch.context() as patch:
+            steps = Interleaved(patch, seed)
+            steps.run(lambda _, folder=folder: takes(folder), 3)
+        assert not steps.failures, f"seed {seed}: {steps.failures}"
+        assert claims.who(folder, "cell") is None
+    assert len(turns) > 300
