@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edit_sweeps import cli_data
-from edit_sweeps.home import HOME_VARIABLE, NotFoundError, find_home, without_traceback
+from edit_sweeps import cli_data, cli_studies
+from edit_sweeps.home import HOME_VARIABLE, find_home, without_traceback
+from edit_sweeps.studies import Study, find_study, known_studies
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Studies that python launch.py has run: folders below outputs/. The project is found from "
-    f"any folder inside it, or named by {HOME_VARIABLE}.",
+    help="Studies that python launch.py runs or has run: folders below outputs/ of the current folder, of one above "
+    f"it, or of the project, which is found from any folder inside it or named by {HOME_VARIABLE}.",
 )
 app.add_typer(cli_data.app, name="data")
-
-
-def studies(home: Path) -> list[Path]:
-    """The folders of studies, by name."""
-    folders = sorted(p for p in (home / "outputs").glob("[!.]*/") if p.is_dir())
-    return [p for p in folders if (p / "cells").is_dir() or (p / "plan.json").is_file()]
-
-
-def find_study(name: str) -> Path:
-    """The folder of the study `name`; `outputs/name` is understood too.
-
-    Raises:
-        NotFoundError: There is no such study; says which name is close.
-    """
-    known = {folder.name: folder for folder in studies(find_home())}
-    wanted = name.rstrip("/").removeprefix("./").removeprefix("outputs/")
-    if wanted in known:
-        return known[wanted]
-    close = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else "."
-    msg = f"there is no study {name!r}{hint} Known: {', '.join(known) or 'none yet, run launch.py'}"
-    raise NotFoundError(msg)
-
-
-def complete_study(incomplete: str) -> list[str]:
-    """Names of studies that begin with `incomplete`."""
-    try:
-        names = [folder.name for folder in studies(find_home())]
-    except NotFoundError:
-        return []
-    return [name for name in names if name.startswith(incomplete)]
-
-
-Study = Annotated[
-    str, typer.Argument(metavar="STUDY", help="outputs/STUDY", autocompletion=complete_study)
-]
+app.add_typer(cli_studies.app)
 
 
 @app.callback()
@@ -79,16 +44,16 @@ def report(study: Study) -> None:
 def list_studies() -> None:
     """List the studies with the number of their cells in each state."""
     with without_traceback():
-        home = find_home()
+        found = list(known_studies().values())
     from edit_sweeps.summary import counted
     from edit_sweeps.table import read_cells
 
-    found = studies(home)
+    found.sort()
     width = max((len(folder.name) for folder in found), default=0)
     for folder in found:
         print(f"{folder.name:{width}}  {counted(read_cells(folder))}")
     if not found:
-        print(f"No studies in {home / 'outputs'} yet; python launch.py makes one.")
+        print("No studies yet; python launch.py makes one.")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -106,7 +107,10 @@ def log_to(file: Path) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk; what is missing of the log is no fault of the cell
+            handler.close()
 
 
 def version(package: str) -> str:

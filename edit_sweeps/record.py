@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -176,11 +177,16 @@ def load_all(study: Path) -> Iterator[Record]:
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     """Write `value` aside, flush it to disk and rename, so that no reader sees half a file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(_finite(value), file, indent=indent, allow_nan=False, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(_finite(value), file, indent=indent, allow_nan=False, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # half a file is of no use, least of all on a full disk
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def _finite(value: Any) -> Any:

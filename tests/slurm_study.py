@@ -52,9 +52,15 @@ class Study:
         assert process.returncode == code, shown
         return shown
 
+    @staticmethod
+    def arguments(*more):
+        """The stand-in editor on Slurm, quickly; later ones replace earlier ones."""
+        known = {argument.partition("=")[0]: argument for argument in (*QUICK, *SLURM, *more)}
+        return list(known.values())
+
     def submit(self, *arguments, code=0, **variables):
         """launch.py -m with cluster=slurm and the stand-in editor."""
-        return self.launch("-m", *QUICK, *SLURM, *arguments, code=code, **variables)
+        return self.launch("-m", *self.arguments(*arguments), code=code, **variables)
 
     def companion(self, *arguments, code=0):
         """edit-sweeps; returns what it prints."""
@@ -119,6 +125,11 @@ class Study:
         while not (self.control / f"at-{count}").exists():
             assert time.monotonic() < end, f"never at {count} edits\n{self.log()}"
             time.sleep(0.05)
+
+    def wait_until_gone(self, count):
+        """Until the process that held there has ended."""
+        process = Path("/proc") / (self.control / f"at-{count}").read_text()
+        self.slurm.wait_until("the end of the process", lambda: not process.exists(), 60)
 
     def undisturbed(self, tmp_path_factory, *arguments):
         """Results of the same cells run here, in one process, without Slurm."""

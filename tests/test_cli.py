@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from edit_sweeps import cli
+from edit_sweeps import cli, studies
 from tests.synthetic_study import make_record, write_study
 
 run = CliRunner().invoke
@@ -65,13 +65,13 @@ def test_an_unknown_study_is_a_message_and_exit_code_2(project, name):
 
 @pytest.mark.parametrize("name", ["main", "outputs/main", "./outputs/main/"])
 def test_a_study_may_be_given_as_its_folder(project, name):
-    assert cli.find_study(name) == project / "outputs" / "main"
+    assert studies.find_study(name) == project / "outputs" / "main"
 
 
 @pytest.mark.parametrize("name", ["..", ".cache", "", "../project", "README.md"])
 def test_nothing_outside_the_studies_is_taken_for_one(project, name):
-    with pytest.raises(cli.NotFoundError, match="there is no study"):
-        cli.find_study(name)
+    with pytest.raises(studies.NotFoundError, match="there is no study"):
+        studies.find_study(name)
 
 
 def test_the_project_is_found_from_below_and_by_variable(project, monkeypatch, tmp_path):
@@ -88,10 +88,10 @@ def test_the_project_is_found_from_below_and_by_variable(project, monkeypatch, t
 
 
 def test_names_of_studies_are_completed(project, monkeypatch, tmp_path):
-    assert cli.complete_study("") == ["main", "planned", "rome-layers"]
-    assert cli.complete_study("r") == ["rome-layers"]
+    assert studies.complete_study("") == ["main", "planned", "rome-layers"]
+    assert studies.complete_study("r") == ["rome-layers"]
     monkeypatch.chdir(tmp_path)
-    assert cli.complete_study("") == []
+    assert studies.complete_study("") == []
 
 
 def test_the_shell_is_offered_the_names(project):

@@ -92,6 +92,12 @@ def test_wrong_settings_are_told_with_what_is_allowed():
     assert resources.check_cluster(made_up_cell().config) == []
 
 
+def test_a_job_that_would_be_warned_before_it_has_begun_is_refused():
+    told = resources.check_cluster(made_up_cell(cluster={"time": 2, "signal_s": 61}).config)
+    assert "too short for a warning cluster.signal_s=61" in told[0]
+    assert resources.check_cluster(made_up_cell(cluster={"time": 2, "signal_s": 60}).config) == []
+
+
 # What several units need.
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from edit_sweeps import provenance
 from edit_sweeps.cell import Cell
+from edit_sweeps.claims import Held
 from edit_sweeps.launcher import resources, settling, submit
-from edit_sweeps.launcher.plan import Plan, Refusal
+from edit_sweeps.launcher.freezing import Refusal
+from edit_sweeps.launcher.plan import Plan
 from edit_sweeps.launcher.prerequisites import jobs_of
 from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable
 from edit_sweeps.launcher.states import LIVE
@@ -31,12 +33,12 @@ def hand_over(plan: Plan) -> int:
     """
     slurm, cells = Slurm(), [entry.cell for entry in plan.entries]
     try:
-        with settling.planning(plan.study):
+        with settling.planning(plan.study) as held:
             settling.settle(plan, slurm)
             plan.save()
             submission = None
             if plan.todo():
-                submission = submit_cells(plan.study, plan.todo(), slurm, force=plan.force)
+                submission = submit_cells(plan.study, plan.todo(), slurm, held, force=plan.force)
     except SlurmUnavailable as error:
         raise Refusal(f"  {error}") from error
     except submit.SubmissionError as error:
@@ -53,8 +55,10 @@ def hand_over(plan: Plan) -> int:
         raise SystemExit(130) from None
 
 
-def submit_cells(study: Path, cells: Sequence[Cell], slurm: Slurm, *, force: bool) -> Submission:
-    """Submit cells of one study; the claim of planning must be held.
+def submit_cells(
+    study: Path, cells: Sequence[Cell], slurm: Slurm, held: Held, *, force: bool
+) -> Submission:
+    """Submit cells of one study; `held` is the claim of planning.
 
     Raises:
         SubmissionError: sbatch refused an array.
@@ -68,7 +72,7 @@ def submit_cells(study: Path, cells: Sequence[Cell], slurm: Slurm, *, force: boo
     drafts = drafts_of(submission, cells, live, slurm)
     if force:
         forget_prefixes(cells)
-    submit.submit(submission, drafts, config, live)
+    submit.submit(submission, drafts, config, live, held)
     return submission
 
 

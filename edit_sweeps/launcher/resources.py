@@ -26,6 +26,8 @@ LEAST = {
     "max_cells_per_unit": 1, "units_per_gpu": 1, "max_parallel": 1, "max_array_size": 1, "signal_s": 1,
     "timeouts": 0, "max_losses": 1, "refresh_s": 0.1, "gpus": 0, "cpus": 1, "memory_gb": 0.001,
 }  # fmt: skip
+START_S = 60
+"""Until Python listens to signals, on a slow file system."""
 MINUTES = {"days": 1440, "hours": 60, "minutes": 1, "seconds": 1 / 60}
 
 
@@ -125,6 +127,8 @@ def check_cluster(config: Tree) -> list[str]:
                 to_minutes(value)
             except ValueError as error:
                 reasons.append(f"{name.removesuffix('time')}{error}")
+    if not reasons and cluster["executor"] == "slurm":
+        reasons += check_warning(config)
     gpus = model["gpus"] if cluster["gpus"] is None else cluster["gpus"]
     if cluster["units_per_gpu"] > 1 and gpus > 1:
         reasons.append(
@@ -132,6 +136,17 @@ def check_cluster(config: Tree) -> list[str]:
             f"{config['model']['name']} asks for {gpus}; use cluster.units_per_gpu=1"
         )
     return reasons
+
+
+def check_warning(config: Tree) -> list[str]:
+    """Whether a job has begun when it is warned of its end; the signal would kill one that has not."""
+    minutes, warned = of_tree(config).minutes, config["cluster"]["signal_s"]
+    if minutes * 60 >= warned + START_S:
+        return []
+    return [
+        f"a time limit of {minutes} min is too short for a warning cluster.signal_s={warned} s before its end: at "
+        f"least {START_S} s are needed for the start; ask for more time, or set cluster.signal_s"
+    ]
 
 
 def gpu_hours(requests: Sequence[Resources]) -> float:

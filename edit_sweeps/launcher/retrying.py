@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edit_sweeps import attempts, data_root
 from edit_sweeps.cell import Cell
+from edit_sweeps.claims import Held
 from edit_sweeps.launcher import cluster, settling
 from edit_sweeps.launcher.queue import Slurm
 from edit_sweeps.launcher.states import CellLook, look
@@ -35,7 +36,7 @@ def retry(study: Path, names: Collection[str] | None = None, *, dry_run: bool = 
         SubmissionError: sbatch refused an array.
     """
     slurm = Slurm()
-    with settling.planning(study):
+    with settling.planning(study) as held:
         looks = {each.name: each for each in look(study, slurm)}
         asked = [each for each in looks.values() if names is None or each.name in names]
         again = [each for each in asked if each.state in AGAIN]
@@ -55,7 +56,7 @@ def retry(study: Path, names: Collection[str] | None = None, *, dry_run: bool = 
             return "\n".join([f"{len(cells)} cells would be submitted again:", *lines])
         for cell in cells.values():
             forgive(cell)
-        submission = submit_again(study, list(cells.values()), slurm)
+        submission = submit_again(study, list(cells.values()), slurm, held)
     arrays = [cluster.describe_array(submission, i) for i in range(len(submission.arrays))]
     return "\n".join([f"Submitted {len(cells)} cells again:", *lines, *arrays])
 
@@ -94,13 +95,13 @@ def forgive(cell: Cell) -> None:
         attempts.append(cell.folder, {"number": starts[-1]["number"], "ended": now, "how": "retry"})
 
 
-def submit_again(study: Path, cells: list[Cell], slurm: Slurm) -> Submission:
+def submit_again(study: Path, cells: list[Cell], slurm: Slurm, held: Held) -> Submission:
     """Submit from the folder of the first submission: relative paths of the configuration are from there."""
     first = next(read_all(study))
     here = Path.cwd()
     os.chdir(first.cwd)
     try:
         with data_root.using(cells[0].config["data_root"]):
-            return cluster.submit_cells(study, cells, slurm, force=False)
+            return cluster.submit_cells(study, cells, slurm, held, force=False)
     finally:
         os.chdir(here)

@@ -18,14 +18,14 @@ PLANNING = "planning"
 
 
 @contextmanager
-def planning(study: Path) -> Iterator[None]:
+def planning(study: Path) -> Iterator[claims.Held]:
     """One at a time decides what of a study is submitted, and writes it down."""
 
     def tell(owner: object) -> None:
         print(f"{owner} is submitting cells of {study.name}; waiting for it.")  # noqa: T201
 
-    with claims.hold(study / CLAIMS, PLANNING, note="planning", on_wait=tell):
-        yield
+    with claims.hold(study / CLAIMS, PLANNING, note="planning", on_wait=tell) as held:
+        yield held
 
 
 def settle(plan: Plan, slurm: Slurm) -> None:

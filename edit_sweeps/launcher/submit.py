@@ -22,6 +22,7 @@ from edit_sweeps.offline import offline_environment
 from edit_sweeps.record import write_json
 
 if TYPE_CHECKING:
+    from edit_sweeps.claims import Held
     from edit_sweeps.launcher.queue import Slurm
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,11 @@ def write_units(submission: Submission, drafts: Sequence[Draft]) -> None:
 
 
 def submit(
-    submission: Submission, drafts: Sequence[Draft], config: Tree, live: Mapping[str, str]
+    submission: Submission,
+    drafts: Sequence[Draft],
+    config: Tree,
+    live: Mapping[str, str],
+    held: Held,
 ) -> None:
     """Hand every array to Slurm, in order; `submission` gets the ids and is saved after each.
 
@@ -116,6 +121,7 @@ def submit(
         drafts: Of `draw_up`.
         config: Of one cell: `cluster`, `data_root`.
         live: Prerequisite -> condition such as `afterok:17_0`, of those submitted earlier.
+        held: The claim of planning: who was stopped for minutes and lost it must not submit any more.
 
     Raises:
         SubmissionError: sbatch refused an array. Those before it stay submitted; the rest is marked refused.
@@ -128,12 +134,15 @@ def submit(
         array = draft.array
         array.after = sorted({ids[need] for need in draft.needs})
         try:
+            if not held.is_ours():
+                msg = "another process took over, because this one was stopped for minutes; repeat the command"
+                raise RuntimeError(msg)
             array.job = submit_array(submission, draft, config, code)
         except Exception as error:
             for later in submission.arrays[number:]:
                 later.state = REFUSED
             submission.save()
-            msg = f"sbatch refused array {array.name}: {error}"
+            msg = f"array {array.name} was refused and not submitted: {error}"
             raise SubmissionError(msg) from error
         array.state = SUBMITTED
         submission.save()

@@ -1,0 +1,230 @@
+"""`edit-sweeps status | logs | cancel | retry | collect | prune | push`: studies while they run and after."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edit_sweeps.home import NotFoundError, without_traceback
+from edit_sweeps.studies import Cells, Study, complete_cell, find_cell, find_study
+
+app = typer.Typer()
+
+
+@app.command()
+def status(
+    study: Study,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until all has ended.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 10.0,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only cells in this state; several times.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Finished cells of large studies, too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Where every cell of a study is: done, running, pending, failed, lost, with time, host, job and log.
+
+    Only reads; jobs may run meanwhile. With --watch the exit code is 1 if cells are failed or lost at the end.
+    """
+    from edit_sweeps.launcher import showing
+    from edit_sweeps.launcher.states import look
+
+    with without_traceback():
+        folder = find_study(study)
+    if watch:
+        from edit_sweeps.launcher.following import follow
+
+        try:
+            bad = follow(folder, None, every)
+        except KeyboardInterrupt:
+            raise typer.Exit from None
+        raise typer.Exit(1 if bad else 0)
+    wanted = [each for each in look(folder) if not state or each.state in state]
+    if as_json:
+        cells = [asdict(each) | {"log": str(each.log) if each.log else None} for each in wanted]
+        print(json.dumps({"study": str(folder), "cells": cells}, indent=1))
+        return
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(showing.live_view(folder, wanted, everything=everything or bool(state)))
+    else:
+        print(showing.text_view(folder, wanted, everything=everything or bool(state)))
+
+
+@app.command()
+def logs(
+    cell: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL", help="Its name, or part of it.", autocompletion=complete_cell
+        ),
+    ],
+    *,
+    study: Annotated[str | None, typer.Option(help="Where to look; everywhere by default.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Of the end of the log.")] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Stay, and show what comes.")
+    ] = False,
+) -> None:
+    """Why a cell failed, and the end of its log; of the job's own log where the cell never began."""
+    from edit_sweeps.launcher.reading_logs import file_of, story_of
+
+    with without_traceback():
+        folder = find_cell(cell, study)
+    print(story_of(folder, lines))
+    file = file_of(folder)
+    if not follow or file is None:
+        return
+    with file.open(encoding="utf-8", errors="replace") as text:
+        text.seek(0, 2)
+        try:
+            while True:
+                print(text.read(), end="", flush=True)
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            raise typer.Exit from None
+
+
+@app.command()
+def cancel(
+    study: Study,
+    cells: Cells = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Cancel the queued and running jobs of a study, or those that have some cells. What is done is kept."""
+    from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable
+    from edit_sweeps.launcher.stopping import jobs_of, told_of
+
+    with without_traceback(SlurmUnavailable):
+        folder = find_study(study)
+        slurm = Slurm()
+        jobs = jobs_of(folder, names_of(folder, cells), slurm)
+        if not jobs:
+            print(f"Nothing to cancel: no job of {folder.name} is queued or running.")
+            return
+        print(told_of(jobs))
+        if not yes:
+            typer.confirm("Cancel them?", abort=True)
+        slurm.cancel(list(jobs))
+    print(
+        f"Cancelled {len(jobs)} jobs. The same launch.py command submits again what they had not done."
+    )
+
+
+@app.command()
+def retry(
+    study: Study,
+    cells: Cells = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what.")] = False,
+) -> None:
+    """Submit failed and lost cells again, as they were frozen at their last submission."""
+    from edit_sweeps.launcher.queue import SlurmUnavailable
+    from edit_sweeps.launcher.retrying import retry as again
+    from edit_sweeps.launcher.submit import SubmissionError
+
+    with without_traceback(SlurmUnavailable, SubmissionError):
+        folder = find_study(study)
+        print(again(folder, names_of(folder, cells), dry_run=dry_run))
+
+
+@app.command()
+def collect(
+    study: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names, or folders.")],
+    *,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="By default that of the first study.")
+    ] = None,
+) -> None:
+    """Write results.csv, results.parquet (a row for each cell, task and metric) and cells.csv, also while jobs run."""
+    from edit_sweeps.launcher.collecting import collect as gather
+
+    with without_traceback():
+        folders = [find_study(name) for name in study]
+    print(gather(folders, to or folders[0]))
+
+
+@app.command()
+def prune(
+    study: Annotated[
+        list[str] | None, typer.Argument(metavar="[STUDY]...", help="All studies by default.")
+    ] = None,
+    *,
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Only what was not touched for so long: 12h, 30d.")
+    ] = "7d",
+    include_logs: Annotated[
+        bool, typer.Option("--logs", help="Slurm's logs and scripts of finished submissions, too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what, and how much.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove stored prefixes of editing runs whose cells are all done, and copies of the package that no job needs.
+
+    Records, samples and saved edits stay. A prefix that is wanted again later is computed again.
+    """
+    from edit_sweeps.launcher.pruning import age, find, remove, told_of
+    from edit_sweeps.studies import known_studies
+
+    with without_traceback(ValueError):
+        limit = age(older_than)
+        folders = [find_study(name) for name in study] if study else list(known_studies().values())
+        found = [each for folder in folders for each in find(folder, limit, logs=include_logs)]
+    print(told_of(found))
+    if not found or dry_run:
+        return
+    if not yes:
+        typer.confirm("Remove them?", abort=True)
+    print(f"Removed {remove(found)}.")
+
+
+@app.command()
+def push(
+    study: Study,
+    *,
+    mode: Annotated[str, typer.Option(help="online | offline | auto")] = "online",
+    project: Annotated[str, typer.Option(help="W&B project.")] = "edit-sweeps",
+    entity: Annotated[str | None, typer.Option(help="W&B team or user.")] = None,
+) -> None:
+    """Mirror a study's records to W&B from here, for jobs whose nodes have no network. Again: only what is new.
+
+    A run that a job has written off line gets the same id; nothing is there twice.
+    """
+    from edit_sweeps.launcher.pushing import push_study
+
+    with without_traceback(ValueError):
+        folder = find_study(study)
+        outcome = push_study(folder, mode=mode, project=project, entity=entity)
+    print(outcome.text)
+    raise typer.Exit(1 if outcome.failed else 0)
+
+
+def names_of(folder: Path, parts: list[str] | None) -> set[str] | None:
+    """Full names of cells from parts of them; None for none given.
+
+    Raises:
+        NotFoundError: A part is in no cell's name.
+    """
+    if not parts:
+        return None
+    from edit_sweeps.launcher.states import known_cells
+
+    known = known_cells(folder)
+    for part in parts:
+        if not any(part in name for name in known):
+            msg = f"no cell of {folder.name} has {part!r} in its name"
+            raise NotFoundError(msg)
+    return {name for name in known if any(part in name for part in parts)}

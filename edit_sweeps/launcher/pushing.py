@@ -1,0 +1,56 @@
+"""`edit-sweeps push`: the records of a study to W&B, later and from elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from edit_sweeps.cell import FAILURE_FILE, RECORD_FILE
+from edit_sweeps.tracking import WandbSettings, already_mirrored, push, resolve_mode
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of pushing.
+
+    Attributes:
+        text: For the user.
+        failed: Records that could not be mirrored.
+    """
+
+    text: str
+    failed: int
+
+
+def push_study(study: Path, *, mode: str, project: str, entity: str | None) -> Outcome:
+    """Mirror every record of a study that is not on the server yet; records are read and never changed.
+
+    Raises:
+        ValueError: An unknown mode.
+    """
+    settings = WandbSettings(mode=mode, project=project, entity=entity)
+    folders = [
+        folder
+        for folder in sorted((study / "cells").glob("[!.]*/"))
+        if (folder / RECORD_FILE).exists() or (folder / FAILURE_FILE).exists()
+    ]
+    counts: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
+    for folder in tqdm(folders, desc="W&B", unit="run", disable=None):
+        if already_mirrored(folder, resolve_mode(mode)):
+            counts["there already"] += 1
+            continue
+        found = push(folder, study.name, settings)
+        kind, _, reason = found.partition(": ")
+        counts[kind] += 1
+        if kind == "failed":
+            reasons[folder.name] = reason
+    lines = [f"{study.name}: " + (", ".join(f"{n} {k}" for k, n in counts.items()) or "no records")]
+    lines += [f"  {name}: {reason}" for name, reason in list(reasons.items())[:5]]
+    return Outcome("\n".join(lines), counts["failed"])
