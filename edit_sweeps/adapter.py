@@ -14,13 +14,14 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
+from edit_sweeps.later import tensor_files, torch
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.updates import LowRank
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 MARGIN = 2.0
@@ -58,7 +59,7 @@ def write_adapter(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     _write_config(aside, ledger, {p: f.left.shape[1] for p, f in factors.items()}, revision)
-    save_file(tensors, aside / WEIGHTS_FILE, metadata={"format": "pt"})
+    tensor_files.save_file(tensors, aside / WEIGHTS_FILE, metadata={"format": "pt"})
     aside.rename(folder)
 
 

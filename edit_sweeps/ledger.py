@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import tensor_files, torch
 from edit_sweeps.regularizers import Regularizer
 from edit_sweeps.updates import Dense, LowRank, Update, to_dense
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edit_sweeps.model import EditableModel
 
 __all__ = ["Dense", "Ledger", "LowRank", "Update", "to_dense"]
 
@@ -179,7 +182,7 @@ class Ledger:
             "finished": str(int(self._finished)),
             "model": self.model.fingerprint(),
         }
-        save_file(tensors, aside, metadata=facts)
+        tensor_files.save_file(tensors, aside, metadata=facts)
         aside.replace(path)
 
     def load(self, path: Path) -> None:

@@ -7,24 +7,28 @@ import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import has_file
 
-from edit_sweeps import data_root, hub_cache
+from edit_sweeps import hub_cache
 from edit_sweeps.architectures import Architecture, architecture
+from edit_sweeps.model_facts import (
+    LONGEST,
+    ModelSource,
+    brief,
+    describe_model,
+    resolve_pretrained,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,59 +38,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-MINIATURE = "miniature://"
-LONGEST = 2048
-"""No text is longer than this many tokens, whatever the model could take."""
-
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
-
-
-class ModelSource(Protocol):
-    """What to load; `edit_sweeps.config.ModelConfig` has these attributes."""
-
-    @property
-    def pretrained(self) -> str:
-        """Hub id, folder, or `miniature://gpt2 | llama`."""
-
-    @property
-    def revision(self) -> str | None:
-        """Branch, tag or commit on the hub."""
-
-    @property
-    def dtype(self) -> str:
-        """A key of `DTYPES`."""
-
-    @property
-    def attention(self) -> str | None:
-        """The `attn_implementation` of transformers; None leaves the choice to it."""
-
-    @property
-    def device_map(self) -> Any:
-        """Passed through to transformers."""
-
-    @property
-    def tokenizer(self) -> str | None:
-        """Hub id or folder, where it is not the model's own."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a model's config.json says, without its weights.
-
-    Attributes:
-        model_type: Family.
-        n_layers: Decoder blocks.
-        max_length: Longest text in tokens.
-        hidden_size: Width of the residual stream.
-        vocab_size: Rows of the embedding.
-    """
-
-    model_type: str
-    n_layers: int
-    max_length: int
-    hidden_size: int
-    vocab_size: int
 
 
 class EditableModel:
@@ -131,7 +83,9 @@ class EditableModel:
     @property
     def max_length(self) -> int:
         """Longest text in tokens."""
-        return _max_length(self.network.config)
+        return min(
+            getattr(self.network.config, "max_position_embeddings", None) or LONGEST, LONGEST
+        )
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -188,6 +142,10 @@ class EditableModel:
     def d_out(self, layer: int) -> int:
         """Width of a value."""
         return self.matrix(layer).shape[0]
+
+    def fingerprint_now(self) -> str:
+        """Of the weights as they are at this moment."""
+        return fingerprint_of(self.network)
 
     def fingerprint(self) -> str:
         """Digest of the unedited model, taken when this object was made; see `fingerprint_of`."""
@@ -256,73 +214,6 @@ def load_model(source: ModelSource, device: str = "auto") -> EditableModel:
     return EditableModel(network, load_tokenizer(source))
 
 
-def describe_model(source: ModelSource) -> ModelFacts:
-    """Read a model's config.json and refuse what cannot be edited, before any weight is read.
-
-    Raises:
-        ValueError: As `load_model`.
-        LookupError: A family that is not in the table.
-    """
-    if source.dtype not in DTYPES:
-        msg = f"model.dtype={source.dtype} is unknown; choose one of {', '.join(DTYPES)}"
-        raise ValueError(msg)
-    place = resolve_pretrained(source.pretrained)
-    try:
-        config = AutoConfig.from_pretrained(
-            place, revision=source.revision, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        msg = (
-            f"model.pretrained={source.pretrained} cannot be read: give a hub id that this machine "
-            f"can reach or has in its cache, or a folder with a config.json ({_brief(error)})"
-        )
-        raise ValueError(msg) from error
-    if config.is_encoder_decoder:
-        msg = (
-            f"{source.pretrained} is an encoder-decoder ({config.model_type}); give a "
-            "decoder, such as a GPT or LLaMA: only these can be edited"
-        )
-        raise ValueError(msg)
-    architecture(config.model_type)
-    if getattr(config, "quantization_config", None) is not None:
-        msg = f"{source.pretrained} is quantised and cannot be edited; use the unquantised weights"
-        raise ValueError(msg)
-    _check_weight_files(place, source.revision)
-    return ModelFacts(
-        model_type=config.model_type,
-        n_layers=config.num_hidden_layers,
-        max_length=_max_length(config),
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-    )
-
-
-def resolve_pretrained(pretrained: str) -> str | Path:
-    """The folder that `pretrained` means, of the data folder too, or the hub id as it is.
-
-    Raises:
-        ValueError: A path without a folder, or a miniature that does not exist.
-    """
-    if pretrained.startswith(MINIATURE):
-        home = Path(__file__).parent / "miniature" / "checkpoints"
-        folder = home / pretrained.removeprefix(MINIATURE)
-        if not (folder / "config.json").is_file():
-            there = ", ".join(MINIATURE + p.name for p in sorted(home.glob("*/"))) or "none"
-            msg = (
-                f"there is no {pretrained}; there are: {there}. "
-                "`python -m edit_sweeps.miniature.train` makes them"
-            )
-            raise ValueError(msg)
-        return folder
-    folder = Path(pretrained).expanduser()
-    if folder.is_dir():
-        return folder
-    if pretrained.startswith(("/", "./", "../", "~")) or pretrained.count("/") > 1:
-        msg = f"model.pretrained={pretrained} is neither a folder nor a hub id (owner/name)"
-        raise ValueError(msg)
-    return data_root.local_model(pretrained) or pretrained
-
-
 def choose_device(device: str) -> torch.device:
     """`auto` is an accelerator where torch has one, else the CPU; anything else is a torch device.
 
@@ -335,7 +226,7 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        msg = f"device={device} cannot be used here ({_brief(error)}); try device=auto"
+        msg = f"device={device} cannot be used here ({brief(error)}); try device=auto"
         raise ValueError(msg) from error
     return chosen
 
@@ -354,25 +245,6 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 
 
-def _check_weight_files(place: str | Path, revision: str | None) -> None:
-    """Refuse weights that are not safetensors."""
-    found = any(has_file(place, name, revision=revision) for name in _WEIGHT_FILES)
-    if not found:
-        msg = (
-            f"{place} has no safetensors weights; pickled ones are not read, because a pickle can "
-            'run code. If you trust the source, convert it: python -c "from transformers import '
-            "AutoModelForCausalLM as M, AutoTokenizer as T; "
-            f"M.from_pretrained('{place}', use_safetensors=False).save_pretrained('converted'); "
-            f"T.from_pretrained('{place}').save_pretrained('converted')\", then "
-            "model.pretrained=converted"
-        )
-        raise ValueError(msg)
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _check_complete(place: str | Path, report: dict[str, Any]) -> None:
     """Refuse weights that leave a parameter at random values."""
     absent = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
@@ -382,8 +254,3 @@ def _check_complete(place: str | Path, report: dict[str, Any]) -> None:
             f"another shape than config.json says, such as {absent[0]}; get the whole model"
         )
         raise ValueError(msg)
-
-
-def _max_length(config: Any) -> int:
-    """Positions of the model, at most `LONGEST`; models without a bound (alibi) get that."""
-    return min(getattr(config, "max_position_embeddings", None) or LONGEST, LONGEST)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from edit_sweeps.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 log = logging.getLogger(__name__)
 

@@ -16,22 +16,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from edit_sweeps import claims
 from edit_sweeps.data_files import file_digest
 from edit_sweeps.hooks import capture
-from edit_sweeps.model import DTYPES, EditableModel, fingerprint_of
+from edit_sweeps.later import tensor_files, torch
 from edit_sweeps.moment import Moment
 from edit_sweeps.record import write_json
 from edit_sweeps.texts import existing_file, pieces, read_texts, source_digest
 from edit_sweeps.tokens import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +148,7 @@ class MomentStore:
             file = existing_file(self.settings.file, "moments.file")
             sums, tokens = _read_file(file, model, list(paths)), 0
         else:
-            if fingerprint_of(model.network) != model.fingerprint():
+            if model.fingerprint_now() != model.fingerprint():
                 msg = "second moments are of the unedited model; revert the ledger before asking"
                 raise RuntimeError(msg)
             sums, tokens = collect(model, list(paths), self.settings)
@@ -174,7 +176,7 @@ def collect(
         ValueError: The source has no text.
     """
     modules = {layer: model.mlp_out(layer) for layer in layers}
-    precision = DTYPES[settings.dtype]
+    precision = getattr(torch, settings.dtype)
     last = modules[max(layers)]
     recent = {
         layer: torch.zeros(model.d_in(layer), model.d_in(layer), dtype=precision, device=w.device)
@@ -275,7 +277,7 @@ def _store(path: Path, moment: Moment, facts: Mapping[str, Any]) -> None:
         "eigenvalues": moment.eigenvalues.cpu(),
         "eigenvectors": moment.eigenvectors.cpu().contiguous(),
     }
-    save_file(tensors, aside, metadata={"tokens": str(moment.tokens)})
+    tensor_files.save_file(tensors, aside, metadata={"tokens": str(moment.tokens)})
     aside.replace(path)
 
 

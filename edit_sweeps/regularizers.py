@@ -9,12 +9,13 @@ import logging
 import math
 from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
+from edit_sweeps.later import torch
 from edit_sweeps.updates import Dense, LowRank, Update, to_dense
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 

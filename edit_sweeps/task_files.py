@@ -153,9 +153,21 @@ def _search(name: str, files: tuple[Path, ...]) -> tuple[str, Path | None]:
 
 def _read(file: Path) -> TaskFile:
     """What a YAML file says, includes resolved; its functions stay names."""
-    from lm_eval.tasks._yaml_loader import load_yaml
+    return dict(_yaml_reader()(file, resolve_func=False))
 
-    return dict(load_yaml(file, resolve_func=False))
+
+@functools.cache
+def _yaml_reader() -> Any:
+    """The reader of lm-eval, from its file alone: to import the package would bring torch to a login node."""
+    file = task_folder(None) / "_yaml_loader.py"
+    spec = importlib.util.spec_from_file_location("edit_sweeps._lm_eval_yaml", file)
+    if spec is None or spec.loader is None or not file.is_file():
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        return load_yaml
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load_yaml
 
 
 def _leaves(index: Any, member: Any) -> Iterator[TaskFile]:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from edit_sweeps.adapter import SKETCH, NoAdapterError, factorise, rounding_floor, write_adapter
 from edit_sweeps.cell import REFUSED_FILE, Digests
 from edit_sweeps.launcher.checks import clashes
+from edit_sweeps.launcher.freezing import freeze
 from edit_sweeps.launcher.inputs import check_values
-from edit_sweeps.launcher.plan import freeze, make_cell, make_entry
+from edit_sweeps.launcher.plan import make_cell, make_entry
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.record import Record
 from edit_sweeps.regularizers import NormMatch, Prune, Rect, Truncate

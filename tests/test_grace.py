@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from edit_sweeps.editors.base import Prepared, State
-from edit_sweeps.editors.grace import Codebook, Grace
+from edit_sweeps.editors.codebook import Codebook
+from edit_sweeps.editors.grace import Grace
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.tokens import score_targets
 from edit_sweeps.trajectory import Trajectory

@@ -10,7 +10,8 @@ from edit_sweeps.editors.base import Prepared, State
 from edit_sweeps.editors.side_memory import SideMemories, shard_mask, ties
 from edit_sweeps.editors.wise import Wise
 from edit_sweeps.launcher.checks import clashes
-from edit_sweeps.launcher.plan import freeze, make_cell
+from edit_sweeps.launcher.freezing import freeze
+from edit_sweeps.launcher.plan import make_cell
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.tokens import score_targets
 from edit_sweeps.trajectory import Trajectory

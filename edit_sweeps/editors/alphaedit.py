@@ -11,16 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.base import Prepared, State, Stores
 from edit_sweeps.editors.history import earlier_keys, remember_keys
 from edit_sweeps.editors.kernel import solve_keys
 from edit_sweeps.editors.spread import SpreadEditor
-from edit_sweeps.model import EditableModel
 from edit_sweeps.moment import Moment
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edit_sweeps.hooks import capture, replace_input, replace_output
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import enable_grad, no_grad, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 CHUNK = 32
 """Steps of one integral that go through the model together."""
@@ -44,7 +47,7 @@ def path(steps: int, *, closed: bool) -> Tensor:
     return torch.arange(steps, dtype=torch.float64) / steps
 
 
-@torch.enable_grad()
+@enable_grad
 def attribute(
     model: EditableModel, asked: Asked, layer: int, shares: Tensor, *, preactivation: bool = False
 ) -> Tensor:
@@ -77,7 +80,7 @@ def attribute(
     return (full * total / len(shares)).cpu()
 
 
-@torch.no_grad()
+@no_grad
 def _site_value(model: EditableModel, asked: Asked, layer: int, *, preactivation: bool) -> Tensor:
     """`[d_in]`, the unscaled key (or what the gate gets) at the last token."""
     module = _gate(model, layer) if preactivation else model.mlp_out(layer)

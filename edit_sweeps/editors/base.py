@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edit_sweeps.ledger import Ledger
-from edit_sweeps.model import EditableModel
 from edit_sweeps.moment import Moment
 from edit_sweeps.moments import MomentSettings, MomentStore
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True)

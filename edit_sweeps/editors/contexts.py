@@ -16,11 +16,13 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from edit_sweeps.later import torch
 
-from edit_sweeps.model import EditableModel
+if TYPE_CHECKING:
+    from edit_sweeps.model import EditableModel
+
 
 Groups = tuple[tuple[str, ...], ...]
 

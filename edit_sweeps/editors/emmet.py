@@ -9,12 +9,14 @@ exactly. With a ridge it is MEMIT's update at lambda = w lambda_e, to the last d
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.base import State
 from edit_sweeps.editors.kernel import inverse_of, solve_keys
 from edit_sweeps.editors.spread import SpreadEditor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

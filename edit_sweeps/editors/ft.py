@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-from torch.func import functional_call
+from typing import TYPE_CHECKING, ClassVar
 
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
 from edit_sweeps.editors.settings import check_positive
+from edit_sweeps.later import enable_grad, no_grad, torch
 from edit_sweeps.ledger import Dense, Ledger
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import IGNORE, Line, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 LOSSES = ("target", "last_token")
 
@@ -82,7 +83,7 @@ class FineTune(Editor):
             for request, loss in zip(requests, losses.tolist(), strict=True)
         ]
 
-    @torch.enable_grad()
+    @enable_grad
     def _train(
         self, model: EditableModel, name: str, change: Tensor, batches: Sequence[Rows]
     ) -> tuple[Tensor, int]:
@@ -115,7 +116,7 @@ class FineTune(Editor):
         change.requires_grad_(requires_grad=False)
         return losses, steps
 
-    @torch.no_grad()
+    @no_grad
     def _cut(self, change: Tensor) -> None:
         if self.max_change is not None:
             change.clamp_(-self.max_change, self.max_change)
@@ -123,7 +124,7 @@ class FineTune(Editor):
     def _losses(self, model: EditableModel, edited: dict[str, Tensor], rows: Rows) -> Tensor:
         """`[rows]`, mean over each target's tokens."""
         inputs = {"input_ids": rows.ids, "attention_mask": rows.mask, "use_cache": False}
-        logits = functional_call(model.network, edited, (), inputs).logits
+        logits = torch.func.functional_call(model.network, edited, (), inputs).logits
         labels = rows.labels.to(logits.device)
         asked = labels != IGNORE
         row, column = asked.nonzero(as_tuple=True)

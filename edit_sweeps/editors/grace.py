@@ -17,10 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar
 
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.gradients import target_nll
@@ -28,60 +25,19 @@ from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
 from edit_sweeps.editors.settings import check_positive, the_only
 from edit_sweeps.hooks import capture, replace_output
+from edit_sweeps.later import enable_grad, no_grad, torch
 from edit_sweeps.ledger import Ledger
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import IGNORE, Line, Rows
 
-PARTS = ("keys", "values", "radii", "targets")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.editors.codebook import Codebook
+    from edit_sweeps.model import EditableModel
+
 MARGIN = 1e-5
 """Between the spheres of two entries that were split."""
-
-
-class Codebook(nn.Module):
-    """A matrix with exceptions.
-
-    Args:
-        inner: The module it stands for.
-
-    Attributes:
-        keys: `[entries, d_in]`.
-        values: `[entries, d_out]`.
-        radii: `[entries]`, Euclidean.
-    """
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-        self.radii: Tensor | None = None
-
-    def fill(self, state: State, device: torch.device) -> None:
-        """Take over the entries of `state` that have a value by now."""
-        if "values" in state.tensors:
-            entries = len(state.tensors["values"])
-            self.keys, self.values, self.radii = (
-                state.tensors[part][:entries].to(device) for part in PARTS[:3]
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., d_in]` to `[..., d_out]`."""
-        out: Tensor = self.inner(x)
-        if self.keys is None or self.values is None or self.radii is None:
-            return out
-        nearest, distance = lookup(x.flatten(0, -2), self.keys)
-        inside = distance <= self.radii[nearest]
-        values = self.values[nearest].to(out)
-        return torch.where(inside[:, None], values, out.flatten(0, -2)).reshape(out.shape)
-
-
-def lookup(x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of `[entries, d_in]` to each of `[tokens, d_in]`, and how far it is."""
-    # The expanded form of the distance would lose digits just where it is small.
-    distances = torch.cdist(x.to(keys), keys, compute_mode="donot_use_mm_for_euclid_dist")
-    distance, nearest = distances.min(1)
-    return nearest, distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +100,17 @@ class Grace(Editor):
         """The attached one; attached now if it is not."""
         path = model.parameter_name(self.layer).removesuffix(".weight")
         if path not in ledger.attached:
+            from edit_sweeps.editors.codebook import Codebook
+
             ledger.attach(path, Codebook(model.mlp_out(self.layer)))
         codebook = model.network.get_submodule(path)
-        assert isinstance(codebook, Codebook)
         codebook.fill(state, next(codebook.inner.parameters()).device)
         return codebook
 
     def _place(self, state: State, key: Tensor, target: Tensor) -> bool:
         """Grow, split or add; true when a value must be found. Mutates `state.tensors`."""
+        from edit_sweeps.editors.codebook import lookup
+
         key = key.cpu()
         known = state.tensors
         if "keys" in known:
@@ -174,7 +133,7 @@ class Grace(Editor):
         _append(state, "radii", key.new_tensor([radius]))
         _append(state, "targets", target[None])
 
-    @torch.enable_grad()
+    @enable_grad
     def _train(
         self, model: EditableModel, codebook: Codebook, rows: Rows, column: int, start: Tensor
     ) -> tuple[Tensor, float, int]:
@@ -201,7 +160,7 @@ class Grace(Editor):
             steps += 1
 
 
-@torch.no_grad()
+@no_grad
 def _at(model: EditableModel, codebook: Codebook, rows: Rows, column: int) -> tuple[Tensor, Tensor]:
     """Key `[d_in]` and present output `[d_out]` of one token, in at least float32."""
     found = []
@@ -222,6 +181,6 @@ def _append(state: State, part: str, row: Tensor) -> None:
     if part == "targets":
         width = max(before.shape[1], row.shape[1])
         before, row = (
-            nn.functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (before, row)
+            torch.nn.functional.pad(x, (0, width - x.shape[1]), value=IGNORE) for x in (before, row)
         )
     state.tensors[part] = torch.cat([before, row])

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from edit_sweeps.editors.reading import rows_for
 from edit_sweeps.hooks import capture, replace_output
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import enable_grad, torch
 from edit_sweeps.tokens import IGNORE, Line, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 Reduction = Literal["tokens", "rows", "sum"]
 
@@ -132,7 +134,7 @@ def raised(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-@torch.enable_grad()
+@enable_grad
 def _pass(
     model: EditableModel, rows: Rows, names: Sequence[str], share: float, *, by_token: bool
 ) -> EditGradients:

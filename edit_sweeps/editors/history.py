@@ -8,15 +8,18 @@ columns as dimensions: the cost of an edit stays bounded however long the sequen
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.base import State
 from edit_sweeps.editors.contexts import Groups
 from edit_sweeps.editors.reading import read_keys
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import torch
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 SLACK = 1.25
 """Columns over dimensions at which F is made square again."""

@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from edit_sweeps.later import torch
 from edit_sweeps.ledger import LowRank
 from edit_sweeps.moment import Moment
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Multiply = Callable[[Tensor], Tensor]
+
 logger = logging.getLogger(__name__)
 
-Multiply = Callable[[Tensor], Tensor]
 """`[d_in, n]` -> M times it; M symmetric and positive semi-definite."""
 
 SMALLEST_PIVOT = 1e-7

@@ -25,18 +25,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from edit_sweeps.editors.attribution import Asked, attribute, path
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.settings import the_only
+from edit_sweeps.later import no_grad, torch
 from edit_sweeps.ledger import Ledger, LowRank
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import token_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 MODES = ("port", "dai")
 SHARE_STEP = 0.05
@@ -224,7 +226,7 @@ def answer_ids(model: EditableModel, prompt: str, answer: str) -> list[int]:
     ]
 
 
-@torch.no_grad()
+@no_grad
 def continue_greedily(model: EditableModel, ids: Sequence[int], count: int) -> list[int]:
     """The model's own next tokens."""
     ids, found = list(ids), list[int]()

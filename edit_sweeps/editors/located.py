@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edit_sweeps.editors.base import Editor, Prepared, Stores
 from edit_sweeps.editors.contexts import ContextRecipe, make_contexts, read_contexts
 from edit_sweeps.editors.value import ValueSettings
-from edit_sweeps.model import EditableModel
+
+if TYPE_CHECKING:
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,21 +10,22 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import peft
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.gradients import row_means, target_nll
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
 from edit_sweeps.editors.settings import check_positive
+from edit_sweeps.later import enable_grad, torch
 from edit_sweeps.ledger import Ledger, LowRank
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import Line, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 ADAPTER = "edit"
 PROJECTIONS = frozenset({"c_attn", "q_proj", "v_proj", "query_key_value", "qkv_proj"})
@@ -123,6 +124,8 @@ class Lora(Editor):
     @contextmanager
     def _adapters(self, model: EditableModel, edits_done: int) -> Iterator[dict[str, Any]]:
         """Fresh adapters in the model while the body runs; path -> peft's layer. Leaves no trace."""
+        import peft
+
         paths = self.modules(model)
         own = {path: model.network.get_submodule(path) for path in paths}
         transposed = model.is_transposed(f"{paths[0]}.weight")
@@ -154,7 +157,7 @@ class Lora(Editor):
             a.weight.copy_((2 * drawn - 1) * bound)
             b.weight.zero_()
 
-    @torch.enable_grad()
+    @enable_grad
     def _train(
         self, model: EditableModel, layers: dict[str, Any], batches: Sequence[Rows]
     ) -> tuple[Tensor, int]:

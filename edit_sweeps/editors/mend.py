@@ -14,23 +14,24 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, cast
 
 from edit_sweeps.editors.base import Editor, Prepared, State, Stores, Trace
 from edit_sweeps.editors.gradients import edit_gradients
-from edit_sweeps.editors.hypernet import HyperNetwork
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.mend_data import Material, read_locality, read_split
 from edit_sweeps.editors.mend_training import Course, TrainingSettings, train
 from edit_sweeps.editors.settings import check_matrices, check_positive, mlp_names
+from edit_sweeps.later import tensor_files, torch
 from edit_sweeps.ledger import Ledger, LowRank
-from edit_sweeps.model import EditableModel
 from edit_sweeps.moments import locked
 from edit_sweeps.record import write_json
 from edit_sweeps.requests import ON_INVALID, EditRequest
 from edit_sweeps.tokens import Line
+
+if TYPE_CHECKING:
+    from edit_sweeps.editors.hypernet import HyperNetwork
+    from edit_sweeps.model import EditableModel
 
 log = logging.getLogger(__name__)
 
@@ -122,11 +123,13 @@ class Mend(Editor):
                     self._train(model, network, Material(model, split, texts, self.training), file)
                     told = facts | {"requests_invalid_skipped": split.skipped}
                     write_json(file.with_suffix(".json"), told, indent=2)
-        network.load_state_dict(load_file(file, device=str(model.device)))
+        network.load_state_dict(tensor_files.load_file(file, device=str(model.device)))
         return Prepared(hypernet=network.eval().requires_grad_(requires_grad=False))
 
     def network(self, model: EditableModel) -> HyperNetwork:
         """An untrained network for the model's matrices, on its device."""
+        from edit_sweeps.editors.hypernet import HyperNetwork
+
         shapes = {}
         for name in self.names(model):
             rows, columns = model.parameter(name).shape
@@ -137,8 +140,7 @@ class Mend(Editor):
         self, model: EditableModel, requests: Sequence[EditRequest], ledger: Ledger, state: State
     ) -> list[Trace]:
         """Write requests as one batch: the gradient of their mean loss."""
-        network = state.prepared.hypernet
-        assert isinstance(network, HyperNetwork)
+        network = cast("HyperNetwork", state.prepared.hypernet)
         lines = [Line(r.prompt, r.subject, r.target_new) for r in requests]
         found = edit_gradients(
             model, lines, list(network.shapes), reduction="rows", batch_size=self.batch_size
@@ -174,7 +176,9 @@ class Mend(Editor):
             *(course.best_step, course.efficacy, course.locality))  # fmt: skip
         aside = file.with_name(f".{file.name}.new")
         told = {k: str(v) for k, v in asdict(course).items()}
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, aside, told)
+        tensor_files.save_file(
+            {k: v.contiguous() for k, v in network.state_dict().items()}, aside, told
+        )
         aside.replace(file)
         unfinished.unlink(missing_ok=True)
 

@@ -11,18 +11,18 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from edit_sweeps import data_root
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import torch
 from edit_sweeps.request_forms import PROBE_FIELDS
 from edit_sweeps.requests import EditRequest, Probe, RequestError, read, tell
 from edit_sweeps.texts import read_texts
 from edit_sweeps.tokens import IGNORE, Batch, batch_of, target_ids, token_ids
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edit_sweeps.editors.mend_training import TrainingSettings
+    from edit_sweeps.model import EditableModel
 
 MINIATURE = "miniature"
 PROBES = "probes"

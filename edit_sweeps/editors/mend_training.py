@@ -13,19 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from edit_sweeps.editors.gradients import Pairs, edit_gradients, raised, row_means, target_nll
-from edit_sweeps.editors.hypernet import HyperNetwork
 from edit_sweeps.editors.mend_data import PROBES, Asked, Material
 from edit_sweeps.editors.settings import check_positive
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import torch
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import IGNORE, Line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edit_sweeps.editors.hypernet import HyperNetwork
+    from edit_sweeps.model import EditableModel
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.ledger import Ledger
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.base import State
 from edit_sweeps.editors.contexts import flatten
@@ -20,8 +19,12 @@ from edit_sweeps.editors.kernel import inverse_of, solve_keys
 from edit_sweeps.editors.reading import BothSite, Site
 from edit_sweeps.editors.spread import SpreadEditor
 from edit_sweeps.editors.value import CalmValueSettings, Values, ValueSettings, optimise_values
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True)

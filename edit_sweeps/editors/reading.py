@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.contexts import Groups, flatten, weights
 from edit_sweeps.editors.kernel import exact
 from edit_sweeps.hooks import capture
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import no_grad, torch
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import Line, Rows, lay_out
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edit_sweeps.model import EditableModel
 
 ROWS = 256
 """Rows in one forward pass when reading: no gradients, and the pass ends early."""
@@ -102,7 +105,7 @@ def rows_for(model: EditableModel, lines: Sequence[Line]) -> Rows:
     return rows
 
 
-@torch.no_grad()
+@no_grad
 def _read(model: EditableModel, lines: list[Line], module: nn.Module, *, inputs: bool) -> Tensor:
     """`[lines, width]` of a module's input or output; text behind the subject is cut off."""
     parts = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from edit_sweeps.editors.base import State, Trace
 from edit_sweeps.editors.contexts import BARE, flatten
@@ -22,8 +22,10 @@ from edit_sweeps.editors.reading import Site, read_keys
 from edit_sweeps.editors.settings import the_only
 from edit_sweeps.editors.value import optimise_values
 from edit_sweeps.ledger import Ledger, LowRank
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True)

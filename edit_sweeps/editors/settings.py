@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from edit_sweeps.model import EditableModel
 
 MATRICES = {"mlp_out": slice(-1, None), "mlp_in": slice(None, -1), "mlp": slice(None)}
 """What `editor.matrices` can ask for of a block's MLP: the one behind the key, those before it, all."""

@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from edit_sweeps.hooks import replace_output
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import torch
 from edit_sweeps.tokens import Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from edit_sweeps.editors.base import State, Trace
 from edit_sweeps.editors.contexts import flatten
@@ -23,9 +20,14 @@ from edit_sweeps.editors.kernel import update_norms
 from edit_sweeps.editors.located import LocatedEditor
 from edit_sweeps.editors.reading import Site, read_keys, read_outputs
 from edit_sweeps.editors.value import Values, ValueSettings, optimise_values
+from edit_sweeps.later import torch
 from edit_sweeps.ledger import Ledger, LowRank
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,17 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from typing import TYPE_CHECKING, Any
 
 from edit_sweeps.editors.shifted import Shifted, keep, rows_of, shift_at
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import no_grad, torch, transformers
 from edit_sweeps.tokens import IGNORE, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import DynamicCache
+
+    from edit_sweeps.model import EditableModel
 
 
 def can_be_cut(model: EditableModel, rows: Rows) -> bool:
@@ -44,7 +46,7 @@ class Suffix(Shifted):
         self._rows, self._prefix = _align(rows)
         self.kept = keep(_from(self._rows, self._prefix), rows_per_edit)
         self._places = "position_ids" in inspect.signature(model.network.forward).parameters
-        self._cache = DynamicCache(config=model.network.config)
+        self._cache = transformers.DynamicCache(config=model.network.config)
         if self._prefix:
             self._fill()
 
@@ -62,7 +64,7 @@ class Suffix(Shifted):
             )
         return out.logits.unflatten(0, (len(edits), -1))
 
-    @torch.no_grad()
+    @no_grad
     def _fill(self) -> None:
         before = slice(0, self._prefix)
         self._model.network(

@@ -15,19 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.base import Editor, State, Trace
 from edit_sweeps.editors.gradients import EditGradients, edit_gradients
 from edit_sweeps.editors.kernel import exact
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.settings import check_matrices, check_positive, mlp_names
+from edit_sweeps.later import torch
 from edit_sweeps.ledger import Ledger, LowRank
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import Line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 TINY = 1e-7
 """Added to deviations."""

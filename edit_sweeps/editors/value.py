@@ -16,18 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edit_sweeps.editors.base import Trace
 from edit_sweeps.editors.reading import Site, read_outputs, rows_for
 from edit_sweeps.editors.settings import check_positive
 from edit_sweeps.editors.shifted import Shifted, Whole
 from edit_sweeps.editors.suffix import Suffix, can_be_cut
-from edit_sweeps.model import EditableModel
+from edit_sweeps.later import enable_grad, torch
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import IGNORE, Line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.model import EditableModel
 
 KL_PROMPT = "{} is a"
 BETAS = (0.9, 0.999)
@@ -176,7 +179,7 @@ class Values:
         ]
 
 
-@torch.enable_grad()
+@enable_grad
 def optimise_values(
     model: EditableModel,
     requests: Sequence[EditRequest],

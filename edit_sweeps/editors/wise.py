@@ -26,10 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edit_sweeps.editors.base import Editor, Prepared, State, Stores, Trace
 from edit_sweeps.editors.contexts import (
@@ -43,12 +40,17 @@ from edit_sweeps.editors.gradients import raised, row_means, target_nll
 from edit_sweeps.editors.located import check_layers
 from edit_sweeps.editors.reading import rows_for
 from edit_sweeps.editors.settings import check_positive, the_only
-from edit_sweeps.editors.side_memory import SideMemories, shard_mask, ties
 from edit_sweeps.hooks import capture, replace_output
+from edit_sweeps.later import enable_grad, no_grad, torch
 from edit_sweeps.ledger import Ledger
-from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from edit_sweeps.tokens import Batch, Line, Rows, batch_of, token_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edit_sweeps.editors.side_memory import SideMemories
+    from edit_sweeps.model import EditableModel
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,10 @@ class Wise(Editor):
         """The attached ones; attached now if they are not."""
         path = model.parameter_name(self.layer).removesuffix(".weight")
         if path not in ledger.attached:
+            from edit_sweeps.editors.side_memory import SideMemories
+
             ledger.attach(path, SideMemories(model.mlp_out(self.layer)))
         memories = model.network.get_submodule(path)
-        assert isinstance(memories, SideMemories)
         memories.fill(state, next(memories.inner.parameters()).device)
         return memories
 
@@ -222,6 +225,8 @@ class Wise(Editor):
 
     def _merge(self, state: State) -> None:
         """One memory for the shards since the last merge. Mutates `state.tensors`."""
+        from edit_sweeps.editors.side_memory import ties
+
         count = self.merge_every // self.save_every
         for part, merge in (
             ("changes", lambda shards: ties(shards, self.density)),
@@ -230,11 +235,13 @@ class Wise(Editor):
             known = state.tensors[part]
             state.tensors[part] = torch.cat([known[:-count], merge(known[-count:])[None]])
 
-    @torch.enable_grad()
+    @enable_grad
     def _train(
         self, model: EditableModel, memories: SideMemories, material: Material, state: State
     ) -> tuple[Tensor, float, int]:
         """W' - W `[d_out, d_in]` of the open shard, its loss, and the updates made."""
+        from edit_sweeps.editors.side_memory import shard_mask
+
         rows, keys = material.rows, material.keys
         # A copy: the attached memory must stay as it is meanwhile, on the CPU too.
         change = state.tensors["changes"][-1].to(keys, copy=True).requires_grad_()
@@ -313,7 +320,7 @@ def _irrelevant_texts(request: EditRequest, templates: Sequence[str]) -> list[st
     return texts + [request.prompt.replace(BARE, head) for head in heads]
 
 
-@torch.no_grad()
+@no_grad
 def _keys(model: EditableModel, memories: SideMemories, batch: Batch, wanted: Tensor) -> Tensor:
     """`[tokens, d_in]`, the keys of the wanted tokens, in at least float32."""
     with capture({0: memories}, inputs=True, rows=len(batch.ids), stop_after=memories) as seen:

@@ -1,11 +1,13 @@
-"""What is refused before any cell runs and needs the heavy libraries: editors, layers, weights, task names."""
+"""What is refused before any cell runs: editors, layers, weights, lengths, task names. Without torch: docs/slurm.md."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from hydra.utils import get_class
 
@@ -13,10 +15,10 @@ from edit_sweeps import data_root, missing
 from edit_sweeps.building import build_editor, build_regularizer, pick
 from edit_sweeps.cell import Cell, digest
 from edit_sweeps.launcher import inputs
-from edit_sweeps.launcher.plan import Plan, Refusal
-from edit_sweeps.model import describe_model, load_tokenizer
+from edit_sweeps.launcher.freezing import Refusal
+from edit_sweeps.launcher.plan import Plan
+from edit_sweeps.model_facts import describe_model, tokenizer_file
 from edit_sweeps.offline import is_offline
-from edit_sweeps.regularizers import Regularizer
 from edit_sweeps.requests import EditRequest, load_requests
 from edit_sweeps.tasks import TaskSpec, task_names_exist
 
@@ -54,8 +56,13 @@ def look_at(cells: Sequence[Cell]) -> list[str]:
         except (ValueError, LookupError, OSError) as error:
             depths[key] = 0
             reasons.append(f"model={model['name']} ({model['pretrained']}): {one_line(error)}")
+    built: dict[str, list[str]] = {}  # hundreds of cells may have one and the same editor
     for cell in cells:
-        reasons += check_editor(cell, depths[digest(cell.config["model"])])
+        depth = depths[digest(cell.config["model"])]
+        mark = digest([cell.config["editor"], cell.config["regularizer"], depth])
+        if mark not in built:
+            built[mark] = check_editor(cell, depth)
+        reasons += built[mark] or clashes(cell)
     if not reasons:
         reasons = check_lengths(cells)
     return reasons
@@ -80,12 +87,17 @@ def check_lengths(cells: Sequence[Cell]) -> list[str]:
             continue  # a smaller edit count writes a prefix of the same requests
         seen.add(mark)
         source = SimpleNamespace(**config["model"])
-        tokenizer, window = load_tokenizer(source), describe_model(source).max_length
+        file, window = tokenizer_file(source), describe_model(source).max_length
+        if file is None:
+            log.debug(
+                "model=%s has no tokenizer.json; its job counts tokens", config["model"]["name"]
+            )
+            continue
         requests = load_requests(
             SimpleNamespace(**config["dataset"]), cell.num_edits, config["seed"]
         )
         texts = [(request.case_id, text) for request in requests for text in texts_of(request)]
-        sizes = [len(ids) for ids in tokenizer([text for _, text in texts])["input_ids"]]
+        sizes = count_tokens(file, [text for _, text in texts])
         long = {case: n for (case, _), n in zip(texts, sizes, strict=True) if n > window}
         if long:
             case, size = next(iter(long.items()))
@@ -95,6 +107,16 @@ def check_lengths(cells: Sequence[Cell]) -> list[str]:
                 f"{size} tokens in its prompt or a probe. Shorten it or leave it out"
             )
     return reasons
+
+
+def count_tokens(file: Path, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text by a tokenizer.json, special ones included."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def texts_of(request: EditRequest) -> list[str]:
@@ -118,7 +140,7 @@ def drop_clashes(plan: Plan) -> None:
 
 
 def check_editor(cell: Cell, n_layers: int) -> list[str]:
-    """Whether the editor and the regularizer can be built and fit the model and each other."""
+    """Whether the editor and the regularizer can be built, and the editor fits the model."""
     name = cell.config["editor"]["name"]
     try:
         editor = build_editor(cell.config)
@@ -127,7 +149,7 @@ def check_editor(cell: Cell, n_layers: int) -> list[str]:
             editor.check(n_layers)
     except Exception as error:  # Hydra wraps whatever a constructor raises
         return [f"editor={name}: {one_line(error.__cause__ or error)}"]
-    return clashes(cell)
+    return []
 
 
 def clashes(cell: Cell) -> list[str]:
@@ -161,7 +183,7 @@ def clashes(cell: Cell) -> list[str]:
     return []
 
 
-def regularizer_class(cell: Cell) -> dict[str, type[Regularizer]]:
+def regularizer_class(cell: Cell) -> dict[str, Any]:
     """The class of the cell's regularizer; empty for none."""
     target = cell.config["regularizer"].get("_target_")
     return {"regularizer": get_class(target)} if target else {}

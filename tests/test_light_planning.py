@@ -1,0 +1,106 @@
+"""A sweep is planned on a login node: torch is not imported, whatever the editor, and models are told from their files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from transformers import AutoConfig
+
+from edit_sweeps import model_facts
+from edit_sweeps.launcher.checks import count_tokens
+from edit_sweeps.model import load_tokenizer
+from edit_sweeps.model_facts import describe_model, tokenizer_file
+from tests.conftest import FAMILIES
+
+ROOT = Path(__file__).parent.parent
+EDITORS = sorted(file.stem for file in (ROOT / "conf" / "editor").glob("*.yaml"))
+HEAVY = ("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "wandb", "peft")
+RUN = f"""
+import runpy, sys
+sys.argv[0] = {str(ROOT / "launch.py")!r}
+sys.path.insert(0, {str(ROOT)!r})
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("HEAVY", *(name for name in {HEAVY} if name in sys.modules))
+"""
+
+
+def planned(folder, *arguments, code=0):
+    """What launch.py prints, and which of the heavy libraries it has imported at the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    shown, _, heavy = done.stdout.rpartition("HEAVY")
+    return shown, heavy.split()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [f"editor={','.join(EDITORS)}", "num_edits=1,3"],
+        ["regularizer=none,rect,prune,random,low_rank,norm_match", "save=delta"],
+        ["task=miniature,mini_nli", "model=miniature,miniature-llama"],
+        ["editor=memit", "edits=batch", "num_edits=10", "cluster=slurm"],
+    ],
+)
+def test_a_grid_is_planned_without_the_heavy_libraries(tmp_path, arguments):
+    shown, heavy = planned(tmp_path, "-m", *arguments, "dry_run=true")
+    assert "to run in" in shown
+    assert heavy == []
+
+
+def test_tasks_of_the_harness_bring_no_torch_either(tmp_path):
+    """Groups are looked up in the harness's own index, which imports the harness, but neither torch nor transformers."""
+    arguments = ["-m", "task=paper8,hellaswag,mmlu", "dry_run=true"]
+    _, heavy = planned(tmp_path, *arguments, code=2)  # their documents are not here
+    assert not {"torch", "transformers"} & set(heavy)
+
+
+def test_what_is_refused_is_refused_without_them(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "editor.layer=99"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "99" in done.stderr
+    assert done.stdout.split() == ["HEAVY"]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_facts_of_a_family_are_those_that_transformers_reads(tmp_path, family, monkeypatch):
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(model_facts, "whole_config", lambda *_: pytest.fail("not from its file"))
+    facts = describe_model(source(tmp_path))
+    assert facts.model_type == family
+    assert facts.n_layers == config.num_hidden_layers
+    assert facts.hidden_size == config.hidden_size
+    assert facts.vocab_size == config.vocab_size
+    longest = getattr(config, "max_position_embeddings", None) or model_facts.LONGEST
+    assert facts.max_length == min(longest, model_facts.LONGEST)
+
+
+def test_what_a_config_leaves_out_is_filled_in_as_transformers_does(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 3}))
+    (tmp_path / "model.safetensors").touch()
+    facts = describe_model(source(tmp_path))
+    assert (facts.n_layers, facts.hidden_size, facts.max_length) == (3, 768, 1024)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_tokens_are_counted_as_the_model_will_see_them(name):
+    model = source(f"miniature://{name}")
+    texts = ["Anna Kovac works as a pilot", "", "  two  spaces\n", "Zürich 12,5 %"]
+    theirs = [len(ids) for ids in load_tokenizer(model)(texts)["input_ids"]]
+    assert count_tokens(tokenizer_file(model), texts) == theirs
+
+
+def source(place):
+    return SimpleNamespace(
+        pretrained=str(place), revision=None, dtype="float32", attention=None, device_map=None, tokenizer=None
+    )  # fmt: skip
