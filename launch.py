@@ -8,14 +8,14 @@ from edit_sweeps import config as schema
 schema.register()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(**schema.version_base(), config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
     """Run one cell; with -m the cells launcher takes the whole grid instead."""
     from hydra.core.hydra_config import HydraConfig
 
-    from edit_sweeps.launcher import launch
+    from edit_sweeps.launcher import launch_one
 
-    launch([(config, HydraConfig.get().overrides.task)])
+    launch_one(config, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":

@@ -81,11 +81,12 @@ def apply_requests(order: Order, home: Path) -> Outcome:
             order, home, [f"model={option}", f"num_edits={count}"], values
         )
         from edit_sweeps import launcher
-        from edit_sweeps.launcher.plan import Refusal, make_plan
+        from edit_sweeps.launcher.freezing import Refusal, frozen
+        from edit_sweeps.launcher.plan import make_plan
 
         go_offline(config.data_root)
         try:
-            plan = make_plan([(config, overrides)])
+            plan = make_plan([frozen(config, overrides)])
             cell = next(entry.cell for entry in plan.entries if not entry.cell.is_baseline)
             check_out(out, cell)
             if plan.todo():
@@ -258,7 +259,7 @@ def compose(home: Path, overrides: Sequence[str], values: dict[str, str]) -> Any
 
     schema.register()
     try:
-        with hydra.initialize_config_dir(str(home / "conf"), version_base="1.3"):
+        with hydra.initialize_config_dir(str(home / "conf"), **schema.version_base()):
             config = hydra.compose("config", overrides=list(overrides))
         for key, value in values.items():
             OmegaConf.update(config, key, value)

@@ -30,7 +30,10 @@ def instantiate(values: Mapping[str, Any]) -> Any:
     """Hydra's `instantiate` on plain values; nested `_target_` included, lists stay lists."""
     import hydra
 
-    return hydra.utils.instantiate(dict(values), _convert_="all")
+    # Hydra 1.4 warns unless it is told which targets it may call. Any: an editor may be the user's own class.
+    unchecked = getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+    policy = {} if unchecked is None else {"_execution_whitelist_": unchecked}
+    return hydra.utils.instantiate(dict(values), _convert_="all", **policy)
 
 
 def pick(kind: type, values: Mapping[str, Any]) -> Any:

@@ -8,10 +8,10 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 RESULT_VERSION = 1
 """Raised when the same configuration gives other results than before; old cells then run again."""
@@ -31,6 +31,7 @@ REFUSED_FILE = "REFUSED.txt"
 """In the place of an artefact that this cell cannot have: why. It is not asked for again then."""
 
 Tree = dict[str, Any]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -220,18 +221,31 @@ def plain(name: str) -> str:
 
 
 class Digests:
-    """SHA-256 of files and folders, remembered on disk by size and modification time."""
+    """SHA-256 of files and folders, remembered on disk by size and modification time.
+
+    One object stands for one look at the disk: what it has told once it tells again, for a thousand cells.
+    """
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
+        self._told: dict[Any, Any] = {}
         try:
             self._known: dict[str, list[Any]] = json.loads(memory.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self._known = {}
         self._changed = False
 
+    def once(self, question: Hashable, answer: Callable[[], Answer]) -> Answer:
+        """What `answer` returns, called once for each `question`."""
+        if question not in self._told:
+            self._told[question] = answer()
+        return self._told[question]
+
     def of(self, *paths: Path) -> str:
         """One digest of all files at `paths`; folders are taken with everything in them."""
+        return self.once(("files", *paths), lambda: self._of(paths))
+
+    def _of(self, paths: Sequence[Path]) -> str:
         total = hashlib.sha256()
         for path in paths:
             files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
@@ -296,9 +298,18 @@ def if_miniature(model: str, then: Any, otherwise: Any) -> Any:
     return then if str(model).startswith("miniature") else otherwise
 
 
+def version_base() -> dict[str, str]:
+    """What Hydra 1.3 must be told to behave as itself, and Hydra 1.4 warns of."""
+    return {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; call before `hydra.main`."""
     ConfigStore.instance().store(name="base_config", node=Config)
-    OmegaConf.register_new_resolver("if_miniature", if_miniature, replace=True)
-    OmegaConf.register_new_resolver("launch_folder", launch_folder, replace=True)
-    OmegaConf.register_new_resolver("conf_groups", describe_groups, replace=True)
+    # Since OmegaConf 2.4 this name means what `register_new_resolver` meant, of which it warns.
+    add = getattr(OmegaConf, "register_resolver", None)
+    if add is None or "replace" not in inspect.signature(add).parameters:
+        add = OmegaConf.register_new_resolver
+    add("if_miniature", if_miniature, replace=True)
+    add("launch_folder", launch_folder, replace=True)
+    add("conf_groups", describe_groups, replace=True)

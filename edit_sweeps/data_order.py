@@ -21,7 +21,7 @@ from edit_sweeps.catalogue import (
 )
 from edit_sweeps.edited_folder import ApplyError
 from edit_sweeps.hub import FetchError
-from edit_sweeps.launcher.plan import leaves
+from edit_sweeps.launcher.freezing import leaves
 
 
 def needs_of_options(asked: Mapping[str, Sequence[str]], home: Path) -> dict[str, list[Need]]:

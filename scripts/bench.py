@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from edit_sweeps import config as schema
 from edit_sweeps.building import build_editor, pick
 from edit_sweeps.editors.base import Stores
-from edit_sweeps.launcher.plan import freeze
+from edit_sweeps.launcher.freezing import freeze
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel, load_model
 from edit_sweeps.moments import MomentSettings

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from edit_sweeps import manifest
+from edit_sweeps.launcher.freezing import frozen
 from edit_sweeps.launcher.plan import make_plan
 from edit_sweeps.manifest import Entry
 from tests.conftest import make_tokenizer, tiny_network
@@ -109,7 +110,7 @@ def cell(tmp_path, monkeypatch):
             *("dataset=jsonl", f"dataset.path={facts}", "task=custom", "task.custom.name=own_rte"),
             *(f"task.custom.folder={task}", "study=trial", *more),
         ]
-        made = make_plan([(composed(*overrides), overrides)])
+        made = make_plan([frozen(composed(*overrides), overrides)])
         return made if whole else next(c for c in made.todo() if not c.is_baseline)
 
     return plan

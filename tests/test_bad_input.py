@@ -9,6 +9,7 @@ import pytest
 
 from edit_sweeps.editors.reading import keys_at_first_token
 from edit_sweeps.launcher import launch
+from edit_sweeps.launcher.freezing import frozen
 from edit_sweeps.model import EditableModel
 from edit_sweeps.requests import EditRequest
 from tests.test_conf import composed
@@ -67,7 +68,7 @@ def test_a_prompt_longer_than_the_window_is_refused_before_anything_runs(
     """Truncating it could cut the subject away."""
     point = ("dataset=jsonl", f"dataset.path={long_file}", "dataset.order=file", "task=none")
     with pytest.raises(SystemExit) as stopped:
-        launch([(composed(*point, f"num_edits={n}"), [*point]) for n in (1, 2)])
+        launch([frozen(composed(*point, f"num_edits={n}"), [*point]) for n in (1, 2)])
     said = capsys.readouterr().err
     assert stopped.value.code == 2
     assert "1 requests do not fit into the window of model=miniature" in said
@@ -77,5 +78,5 @@ def test_a_prompt_longer_than_the_window_is_refused_before_anything_runs(
 
 def test_the_shorter_one_alone_is_no_reason_to_refuse(long_file, capsys):
     point = ("dataset=jsonl", f"dataset.path={long_file}", "dataset.order=file", "task=none")
-    launch([(composed(*point, "num_edits=1", "dry_run=true"), [*point])])
+    launch([frozen(composed(*point, "num_edits=1", "dry_run=true"), [*point])])
     assert "1 to run" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from tests.test_conf import composed
 
 @pytest.fixture(scope="module")
 def tree():
-    from edit_sweeps.launcher.plan import freeze
+    from edit_sweeps.launcher.freezing import freeze
 
     return freeze(composed())
 

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from edit_sweeps import config as schema
-from edit_sweeps.launcher.plan import Refusal, freeze
+from edit_sweeps.launcher.freezing import Refusal, freeze
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ["model", "editor", "edits", "regularizer", "dataset", "moments", "wandb", "cluster"]

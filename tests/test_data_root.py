@@ -25,7 +25,8 @@ from edit_sweeps.cli_data import split
 from edit_sweeps.data_order import needs_of_options
 from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.checks import check
-from edit_sweeps.launcher.plan import Refusal, make_plan
+from edit_sweeps.launcher.freezing import Refusal, frozen
+from edit_sweeps.launcher.plan import make_plan
 from edit_sweeps.model import load_model, load_tokenizer, resolve_pretrained
 from edit_sweeps.texts import read_texts, source_digest
 from tests.data_folder import COMMIT, RTE, note
@@ -182,7 +183,7 @@ def test_everything_missing_is_named_at_once_with_a_command_that_brings_exactly_
         *("moments=quick", f"data_root={root}"),
     ]
     with pytest.raises(Refusal) as caught:
-        make_plan([(composed(*overrides), overrides)])
+        make_plan([frozen(composed(*overrides), overrides)])
     text = str(caught.value)
     for name in (
         "gpt2-xl (openai-community/gpt2-xl)",
@@ -231,7 +232,7 @@ def test_a_data_folder_that_is_not_there_is_refused(cell, tmp_path):
         cell(f"data_root={tmp_path}/nowhere")
     overrides = [f"data_root={tmp_path}/nowhere"]
     with pytest.raises(Refusal, match=r"nowhere: there is no such folder"):
-        make_plan([(composed(*overrides), overrides)])
+        make_plan([frozen(composed(*overrides), overrides)])
 
 
 def test_with_off_line_flags_alone_the_caches_are_looked_into(cell, tmp_path, monkeypatch):
@@ -322,7 +323,7 @@ def test_mends_locality_file_is_looked_for_and_enters_the_key_by_content(tmp_pat
 
     def key(file):
         overrides = ["model=miniature", "editor=mend", f"editor.training.locality={file}"]
-        return next(c for c in make_plan([(composed(*overrides), overrides)]).todo()[-1:]).key
+        return next(c for c in make_plan([frozen(composed(*overrides), overrides)]).todo()[-1:]).key
 
     with pytest.raises(Refusal, match=r"editor\.training\.locality=.*no such file"):
         key(one)

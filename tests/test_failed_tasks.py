@@ -5,6 +5,7 @@ import json
 import pytest
 
 from edit_sweeps.launcher import launch
+from edit_sweeps.launcher.freezing import frozen
 from edit_sweeps.record import Record
 from tests.test_conf import composed
 
@@ -43,7 +44,7 @@ def run(tmp_path, monkeypatch):
         )  # fmt: skip
         code = 0
         try:
-            launch([(composed(*options), list(options))])
+            launch([frozen(composed(*options), list(options))])
         except SystemExit as stopped:
             code = stopped.code
         study = dict(o.split("=") for o in overrides).get("study", "main")

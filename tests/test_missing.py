@@ -13,7 +13,8 @@ from edit_sweeps.building import pick
 from edit_sweeps.cli_data import split
 from edit_sweeps.data_order import needs_of_options
 from edit_sweeps.launcher import checks
-from edit_sweeps.launcher.plan import Refusal, freeze, make_plan
+from edit_sweeps.launcher.freezing import Refusal, freeze, frozen
+from edit_sweeps.launcher.plan import make_plan
 from edit_sweeps.model import load_model
 from edit_sweeps.moments import MomentSettings, MomentStore
 from tests.data_folder import COMMIT, note
@@ -197,7 +198,7 @@ def test_mends_text_is_missing_whatever_moments_are_stored(cell, root, stored):
 
 
 def planned(*overrides):
-    return make_plan([(composed(*overrides), overrides)])
+    return make_plan([frozen(composed(*overrides), overrides)])
 
 
 @pytest.mark.parametrize("folder", [True, False])

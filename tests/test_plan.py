@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from edit_sweeps.cell import Digests
 from edit_sweeps.launcher import launch
-from edit_sweeps.launcher.plan import Refusal, make_plan
+from edit_sweeps.launcher.freezing import Refusal, frozen
+from edit_sweeps.launcher.plan import make_plan
 from tests.test_conf import composed
 
 
@@ -16,7 +18,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def grid(*points):
-    return [(composed(*point), list(point)) for point in points]
+    return [frozen(composed(*point), list(point)) for point in points]
 
 
 def sweep(editors=("rome", "memit"), counts=(1, 10, 100), *rest):
@@ -33,7 +35,7 @@ def refusal(*overrides):
 def test_the_first_sweep_is_six_cells_and_one_baseline_in_three_units():
     plan = make_plan(sweep())
     assert [cell.num_edits for cell in plan.todo()] == [0, 1, 10, 100, 1, 10, 100]
-    assert [[cell.num_edits for cell in unit] for unit in plan.units()] == [
+    assert [[cell.num_edits for cell in unit.cells()] for unit in plan.units()] == [
         [0],
         [1, 10, 100],
         [1, 10, 100],
@@ -42,7 +44,7 @@ def test_the_first_sweep_is_six_cells_and_one_baseline_in_three_units():
 
 def test_a_unit_is_ascending_however_the_command_was_written():
     plan = make_plan(sweep(("rome",), (100, 1, 10)))
-    assert [cell.num_edits for cell in plan.units()[1]] == [1, 10, 100]
+    assert [cell.num_edits for cell in plan.units()[1].cells()] == [1, 10, 100]
 
 
 def test_the_baseline_of_a_grid_is_not_repeated_for_editor_none():
@@ -254,3 +256,36 @@ def test_capping_is_no_column_and_no_part_of_a_baseline(tmp_path):
 def test_what_the_plan_fills_in_cannot_be_given():
     (_, cell) = make_plan(grid(("num_edits_asked=[7]",))).todo()
     assert cell.config["num_edits_asked"] == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        ("", ["d3eace51ef", "d9feb8657f"]),
+        ("editor=memit num_edits=10", ["d3eace51ef", "1435cd6fb5"]),
+        ("editor=ft num_edits=5 seed=3", ["d3eace51ef", "fe112223f8"]),
+        ("editor=memit edits=batch num_edits=7 task=[miniature,none]", ["d3eace51ef", "fb9bb144b0"]),
+    ],
+)  # fmt: skip
+def test_keys_are_those_of_studies_on_disk(overrides, keys):
+    """A change of these needs a reason: everybody's cells run again."""
+    assert [entry.cell.key for entry in make_plan(grid(overrides.split())).entries] == keys
+
+
+def test_one_planning_looks_at_a_file_once(tmp_path):
+    file, digests = tmp_path / "f", Digests(tmp_path / "digests.json")
+    file.write_text("one")
+    first = digests.of(file)
+    file.write_text("three")
+    assert digests.of(file) == first
+    assert Digests(tmp_path / "digests.json").of(file) != first
+
+
+def test_a_reason_against_many_cells_is_told_with_a_few_of_them():
+    with pytest.raises(Refusal) as caught:
+        make_plan(grid(*[("model=custom", f"seed={s}") for s in range(9)]))
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0].strip() for line in lines[:3]] == [
+        f"model=custom seed={s}" for s in range(3)
+    ]
+    assert lines[3:] == ["  ... and 6 more for the same reason"]

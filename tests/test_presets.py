@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from edit_sweeps import config as schema
 from edit_sweeps.launcher import launch
+from edit_sweeps.launcher.freezing import frozen
 from edit_sweeps.launcher.plan import make_plan
 from tests.test_conf import CONF, composed
 
@@ -100,7 +101,7 @@ def points(preset, *overrides):
 def grid(preset, *overrides):
     """What the launcher is given. Groups are composed once; plain values are then put in, which is quicker."""
     return [
-        (filled(preset, tuple(point)), [*point, f"experiment={preset}"])
+        frozen(filled(preset, tuple(point)), [*point, f"experiment={preset}"])
         for point in points(preset, *overrides)
     ]
 

@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from edit_sweeps.launcher import tuned
-from edit_sweeps.launcher.plan import Refusal, freeze, make_plan
+from edit_sweeps.launcher.freezing import Refusal, freeze, frozen
+from edit_sweeps.launcher.plan import make_plan
 from tests.test_conf import CONF, composed
 
 EDITORS = {f.stem: OmegaConf.load(f) for f in sorted((CONF / "editor").glob("*.yaml"))}
@@ -63,8 +64,10 @@ def test_an_unknown_pair_gets_guesses_that_the_log_and_the_record_call_guesses(f
     assert tree["editor"]["layers"] == [7, 8, 9, 10, 11]
     assert tree["tuned_source"].startswith("none, editor.layers=[7,8,9,10,11] by depth ratio")
     with caplog.at_level(logging.INFO):
-        make_plan([(custom(folder, "editor=memit"), []), (custom(folder, "editor=kn"), [])])
-        make_plan([(composed("editor=rome"), [])])
+        make_plan(
+            [frozen(custom(folder, "editor=memit"), []), frozen(custom(folder, "editor=kn"), [])]
+        )
+        make_plan([frozen(composed("editor=rome"), [])])
     told = [r for r in caplog.records if "values of editor=" in r.getMessage()]
     assert [r.levelname for r in told] == ["WARNING", "WARNING", "INFO"]
     assert "model=custom: none" in told[0].getMessage()
@@ -103,8 +106,8 @@ def test_values_of_one_school_alone_serve_that_school_only():
 
 def test_the_source_is_no_part_of_a_cells_key_and_two_schools_are_two_lines():
     composing = [
-        (composed("editor=rome", "model=miniature"), []),
-        (composed("editor=rome", "model=miniature", "tuned=default"), ["tuned=default"]),
+        frozen(composed("editor=rome", "model=miniature"), []),
+        frozen(composed("editor=rome", "model=miniature", "tuned=default"), ["tuned=default"]),
     ]
     first, second = (make_plan([one]).entries[-1].cell for one in composing)
     assert first.key == second.key
@@ -126,12 +129,12 @@ def test_the_source_is_no_part_of_a_cells_key_and_two_schools_are_two_lines():
 def test_a_model_from_elsewhere_does_not_get_the_miniatures_text_in_silence(
     folder, caplog, overrides, warned
 ):
-    make_plan([(custom(folder, *overrides), [])])
+    make_plan([frozen(custom(folder, *overrides), [])])
     told = [r.getMessage() for r in caplog.records if "miniature's synthetic" in r.getMessage()]
     assert len(told) == (warned is not None)
     assert all(
         message.startswith("the " * (not warned.startswith("MEND")) + warned) for message in told
     )
     caplog.clear()
-    make_plan([(composed("editor=memit"), []), (composed("editor=mend"), [])])
+    make_plan([frozen(composed("editor=memit"), []), frozen(composed("editor=mend"), [])])
     assert "synthetic" not in caplog.text

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from edit_sweeps.launcher.cluster import hand_over, rehearse
-from edit_sweeps.launcher.plan import Plan, Refusal, make_plan
+from edit_sweeps.launcher.freezing import Composed, Refusal, frozen
+from edit_sweeps.launcher.plan import Plan, make_plan
 from edit_sweeps.launcher.queue import Slurm
 from edit_sweeps.launcher.settling import planning, settle
 from edit_sweeps.launcher.states import LIVE
@@ -18,16 +19,25 @@ from edit_sweeps.offline import go_offline
 log = logging.getLogger(__name__)
 
 
-def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
+def launch_one(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Plan and run the cell of a configuration that Hydra has composed; see `launch`."""
+    go_offline(config.data_root)
+    launch([frozen(config, overrides)])
+
+
+def launch(composed: Sequence[Composed]) -> bool:
     """Plan the study's cells and run what is missing.
 
     Args:
-        composed: For each cell its configuration and the overrides it was composed with.
+        composed: The cells, of `launcher.composing.compose` or `freezing.frozen`.
+
+    Returns:
+        Whether the cells have ended; on Slurm they have only been submitted.
 
     Raises:
         SystemExit: 2 when a cell is refused (nothing has run then), 1 when a cell failed.
     """
-    go_offline(composed[0][0].data_root)
+    go_offline(next((cell.tree["data_root"] for cell in composed if cell.tree), None))
     try:
         plan = make_plan(composed)
         if plan.todo():
@@ -40,7 +50,7 @@ def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
     on_slurm = plan.cluster["executor"] == "slurm"
     if plan.dry_run:
         print(rehearse(plan) if on_slurm else plan.describe())  # noqa: T201
-        return
+        return True
     try:
         failed = hand_over(plan) if on_slurm else carry_out(plan)
     except Refusal as refusal:
@@ -54,6 +64,7 @@ def launch(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> None:
         raise SystemExit(130) from None
     if failed:
         raise SystemExit(1)
+    return plan.cluster["wait"] or not on_slurm
 
 
 def carry_out(plan: Plan) -> int:

@@ -33,6 +33,7 @@ def hand_over(plan: Plan) -> int:
     """
     slurm, cells = Slurm(), [entry.cell for entry in plan.entries]
     try:
+        slurm.require()
         with settling.planning(plan.study) as held:
             settling.settle(plan, slurm)
             plan.save()
@@ -90,6 +91,7 @@ def rehearse(plan: Plan) -> str:
     """The arrays that would be submitted, what they cost at most, and what `sbatch --test-only` says of them."""
     slurm = Slurm()
     try:
+        slurm.require()
         settling.settle(plan, slurm)
         live = settling.coming(plan.study, slurm)
     except SlurmUnavailable as error:

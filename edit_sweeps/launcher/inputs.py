@@ -197,7 +197,9 @@ def check_counts(cells: Sequence[Cell]) -> list[str]:
 def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
     """Content digests of everything outside the configuration that the cell's results depend on."""
     found: dict[str, str] = {}
-    model = digest_model(tree["model"], digests)
+    model = digests.once(
+        ("model", repr(tree["model"])), lambda: digest_model(tree["model"], digests)
+    )
     if model:
         found["model"] = model
     tokenizer = digest_tokenizer(tree["model"]["tokenizer"], digests)
@@ -218,11 +220,14 @@ def digest_inputs(tree: Tree, digests: Digests) -> dict[str, str]:
         locality = text_files(tree).get("editor.training.locality")
         if locality:
             found["locality"] = digests.of(locality)
-    for name, spec in tree["task"].items():
-        content = digest_task(spec, digests)
-        if content:
-            found[f"task.{name}"] = content
-    return found
+    tasks = digests.once(("task", repr(tree["task"])), lambda: digest_tasks(tree["task"], digests))
+    return found | tasks
+
+
+def digest_tasks(tasks: Tree, digests: Digests) -> dict[str, str]:
+    """`task.<name>` -> what `digest_task` gives for it, where that is known."""
+    found = {name: digest_task(spec, digests) for name, spec in tasks.items()}
+    return {f"task.{name}": content for name, content in found.items() if content}
 
 
 def digest_task(spec: Tree, digests: Digests) -> str | None:

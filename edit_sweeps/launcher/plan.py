@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
 import json
-import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from edit_sweeps import cell as cells
 from edit_sweeps import data_root
 from edit_sweeps.cell import Cell, Digests, Tree
-from edit_sweeps.config import Config, study_folder
+from edit_sweeps.config import study_folder
 from edit_sweeps.launcher import capping, inputs, tuned
+from edit_sweeps.launcher.freezing import Composed, Refusal
 from edit_sweeps.launcher.units import Unit, group
 from edit_sweeps.record import write_json
-
-log = logging.getLogger(__name__)
 
 OWN_COLUMN = {
     "model", "editor", "regularizer", "dataset", "edits", "edits.batch_size", "num_edits", "seed", "task",
@@ -46,10 +38,8 @@ NO_RESULT = {
 }
 NO_RESULT_GROUPS = {"wandb", "cluster", "hydra"}
 PLAN_FILE = "plan.json"
-
-
-class Refusal(Exception):  # noqa: N818
-    """A cell cannot be run as asked; the message says why and what to do. Shown without a traceback."""
+SHOWN = 3
+"""Cells named with one and the same reason against them."""
 
 
 @dataclass
@@ -139,34 +129,42 @@ def summary(cell: Cell) -> Tree:
     return {"name": cell.name, "key": cell.key, "overrides": cell.overrides, "config_short": short}
 
 
-def make_plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
-    """Freeze the configurations, key the cells, add baselines, collapse duplicates, look up states.
+def make_plan(composed: Sequence[Composed]) -> Plan:
+    """Key the cells, add baselines, collapse duplicates, look up states.
 
     Raises:
         Refusal: A configuration is incomplete or contradicts itself. All reasons are in the message.
     """
-    with data_root.using(composed[0][0].data_root):
-        return _plan(composed)
-
-
-def _plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
-    frozen, reasons = [], []
-    for config, overrides in composed:
-        try:
-            frozen.append((freeze(config), list(overrides)))
-        except (Refusal, OmegaConfBaseException, ValueError) as error:
-            reasons.append(f"  {' '.join(overrides) or '(defaults)'}: {error}")
+    reasons: dict[str, list[str]] = {}
+    for cell in composed:
+        if cell.tree is None:
+            reasons.setdefault(cell.reason, []).append(" ".join(cell.overrides) or "(defaults)")
     if reasons:
-        raise Refusal("\n".join(dict.fromkeys(reasons)))
+        raise Refusal("\n".join(line for pair in reasons.items() for line in told(*pair)))
+    frozen = [(cell.tree, cell.overrides) for cell in composed if cell.tree is not None]
+    with data_root.using(frozen[0][0]["data_root"]):
+        return _plan(frozen)
+
+
+def told(reason: str, cells: Sequence[str]) -> list[str]:
+    """Why some cells cannot be frozen, a line a cell; of a large grid the first few."""
+    lines = [f"  {cell}: {reason}" for cell in dict.fromkeys(cells[:SHOWN])]
+    return lines + [f"  ... and {len(cells) - SHOWN} more for the same reason"] * (
+        len(cells) > SHOWN
+    )
+
+
+def _plan(frozen: Sequence[tuple[Tree, Sequence[str]]]) -> Plan:
     first = frozen[0][0]
     inputs.make_readable([tree for tree, _ in frozen], Refusal)
     digests = Digests(Path(first["cache_dir"]) / "digests.json")
     grid = [make_cell(capping.cap(tree), overrides, digests) for tree, overrides in frozen]
     capping.merge(grid)
     capping.tell(grid)
-    baselines = [baseline_of(cell, digests) for cell in grid if cell.config["task"]]
+    by_baseline = {cell.baseline: cell for cell in grid if cell.config["task"]}
+    baselines = [baseline_of(cell, digests) for cell in by_baseline.values()]
     digests.save()
-    tell_sources(grid)
+    tuned.tell(grid)
     unique = {cell.key: cell for cell in [*baselines, *grid]}
     entries = [make_entry(cell) for cell in unique.values()]
     return Plan(
@@ -178,99 +176,6 @@ def _plan(composed: Sequence[tuple[DictConfig, Sequence[str]]]) -> Plan:
         cluster=first["cluster"],
         data_root=first["data_root"],
     )
-
-
-def freeze(config: DictConfig) -> Tree:
-    """The whole configuration without Hydra's part, resolved to plain values.
-
-    Raises:
-        Refusal: Unknown keys, or values that nobody gave and no rule of depth can guess.
-        ValueError: `tuned` names a school without values for this editor and model.
-    """
-    config = copy.copy(config)
-    OmegaConf.set_struct(config, value=False)
-    config.pop("hydra", None)
-    tree: Tree = OmegaConf.to_container(config, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    known = [f.name for f in fields(Config)]
-    for key in tree:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            msg = f"there is no key {key!r}.{hint} Known: {', '.join(known)}"
-            raise Refusal(msg)
-    missing = [path for path, value in leaves(tree) if value == "???"]
-    guessed = tuned.fill_by_depth(tree, missing)
-    missing = [path for path, value in leaves(tree) if value == "???"]
-    if missing:
-        raise Refusal(explain_missing(tree, missing))
-    tree["tuned_source"] = tuned.describe_source(tree, guessed)
-    tree["num_edits_asked"] = []
-    # Types, and unknown keys below the top that came in with `+`.
-    checked = OmegaConf.merge(OmegaConf.structured(Config), tree)
-    plain: Tree = OmegaConf.to_container(checked, resolve=True)  # type: ignore[assignment]
-    return plain
-
-
-def tell_sources(grid: Sequence[Cell]) -> None:
-    """Say for every editor and model whose values are used; a warning where nobody chose any."""
-    pairs: dict[tuple[str, str, str], None] = {}
-    for cell in grid:
-        source = cell.config["tuned_source"]
-        if source:
-            pairs[cell.config["editor"]["name"], cell.config["model"]["name"], source] = None
-    for warning in dict.fromkeys(w for cell in grid for w in foreign_text(cell.config)):
-        log.warning("%s", warning)
-    for editor, model, source in pairs:
-        level = logging.WARNING if tuned.is_guess(source) else logging.INFO
-        log.log(level, "values of editor=%s on model=%s: %s", editor, model, source)
-
-
-def foreign_text(tree: Tree) -> list[str]:
-    """What a model from elsewhere would take from the miniature's synthetic world, because that is the default."""
-    name, editor = tree["model"]["name"], tree["editor"]
-    if str(tree["model"]["pretrained"]).startswith("miniature://"):
-        return []
-    found = []
-    if (
-        editor.get("second_moment")
-        and tree["moments"]["source"] == "miniature"
-        and not tree["moments"].get("file")
-    ):
-        found.append(
-            f"the second moments of model={name} are taken over the miniature's synthetic text, which it was not "
-            "trained on; use moments=quick or moments=faithful"
-        )
-    if editor.get("train_source") == "miniature":
-        found.append(
-            f"MEND's network for model={name} is trained on facts of the miniature's synthetic world; give requests "
-            "of yours: editor.train_source=jsonl editor.train_file=FILE"
-        )
-    return found
-
-
-def leaves(tree: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Each value of a nested tree with its dotted path."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, tree
-
-
-def explain_missing(tree: Tree, missing: Sequence[str]) -> str:
-    """Why a value is missing and how to give it."""
-    text = f"no value for {', '.join(missing)}"
-    if any(path.startswith("editor.") for path in missing):
-        editor, model = tree["editor"]["name"], tree["model"]["name"]
-        layers = [path for path in missing if path in {"editor.layer", "editor.layers"}]
-        text += f": no values are published or tuned for this pair (there is no conf/tuned/{editor}-{model}.yaml)"
-        if layers:
-            text += ", and the model's config.json, which would tell its depth, cannot be read here"
-        example = {"editor.layer": "5", "editor.layers": "[3,4,5]"}.get(missing[0], "VALUE")
-        text += f". Give them on the command line, for example {missing[0]}={example}, or write that file"
-    else:
-        text += f". Give it on the command line, for example {missing[0]}=VALUE"
-    return text
 
 
 def make_cell(tree: Tree, overrides: Sequence[str], digests: Digests) -> Cell:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 from edit_sweeps import data_root
-from edit_sweeps.cell import Tree
+from edit_sweeps.cell import Cell, Tree
 from edit_sweeps.config import CONF, SCHOOLS
+
+log = logging.getLogger(__name__)
 
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """What families call the number of blocks in their config.json."""
@@ -177,3 +180,40 @@ def _without_file(guessed: Sequence[str]) -> str:
 def is_guess(source: Any) -> bool:
     """Whether nobody chose these values for the model."""
     return str(source).startswith("none")
+
+
+def tell(grid: Sequence[Cell]) -> None:
+    """Say for every editor and model whose values are used; a warning where nobody chose any."""
+    pairs: dict[tuple[str, str, str], None] = {}
+    for cell in grid:
+        source = cell.config["tuned_source"]
+        if source:
+            pairs[cell.config["editor"]["name"], cell.config["model"]["name"], source] = None
+    for warning in dict.fromkeys(w for cell in grid for w in foreign_text(cell.config)):
+        log.warning("%s", warning)
+    for editor, model, source in pairs:
+        level = logging.WARNING if is_guess(source) else logging.INFO
+        log.log(level, "values of editor=%s on model=%s: %s", editor, model, source)
+
+
+def foreign_text(tree: Tree) -> list[str]:
+    """What a model from elsewhere would take from the miniature's synthetic world, because that is the default."""
+    name, editor = tree["model"]["name"], tree["editor"]
+    if str(tree["model"]["pretrained"]).startswith("miniature://"):
+        return []
+    found = []
+    if (
+        editor.get("second_moment")
+        and tree["moments"]["source"] == "miniature"
+        and not tree["moments"].get("file")
+    ):
+        found.append(
+            f"the second moments of model={name} are taken over the miniature's synthetic text, which it was not "
+            "trained on; use moments=quick or moments=faithful"
+        )
+    if editor.get("train_source") == "miniature":
+        found.append(
+            f"MEND's network for model={name} is trained on facts of the miniature's synthetic world; give requests "
+            "of yours: editor.train_source=jsonl editor.train_file=FILE"
+        )
+    return found
