@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install dev setup-ci sweep test test-slow check format bench gpu-check data paper clean
+.PHONY: help install dev setup-ci sweep slurm-demo soak test test-slow check format bench gpu-check data paper clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,17 +23,28 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 install: $(VENV)/.installed ## .venv with the program
 dev: $(VENV)/.installed-dev ## .venv with the program and what its tests need
 
-setup-ci: ## system packages that the slow tests need (Debian, as root)
-	@echo "no system packages are needed yet"
+SLURM := slurmctld slurmd slurm-client slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core
+
+setup-ci: ## system packages that the slow tests need: a real Slurm, started by tests only (Debian, as root)
+	@for program in slurmctld slurmdbd mariadbd; do \
+	  PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM); fi
 
 sweep: install ## the first sweep: two editors, three edit counts, eight tasks, a report; minutes
 	$(BIN)/python launch.py -m editor=rome,memit num_edits=1,10,100
+
+slurm-demo: dev ## watch the first sweep on a small Slurm of this machine's own: needs make setup-ci; minutes
+	$(BIN)/python scripts/slurm_demo.py
 
 test: dev ## the test suite without the slow part
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" -q
 
 test-slow: dev ## kills, processes, whole sweeps
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" -q
+
+soak: dev ## 500 cells on a small Slurm with random kills: none lost, none twice; needs make setup-ci; a quarter of an hour
+	$(BIN)/python scripts/soak.py
 
 check: dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -48,17 +48,18 @@ def status(
         except KeyboardInterrupt:
             raise typer.Exit from None
         raise typer.Exit(1 if bad else 0)
-    wanted = [each for each in look(folder) if not state or each.state in state]
+    looks, only = look(folder), state or ()
     if as_json:
-        cells = [asdict(each) | {"log": str(each.log) if each.log else None} for each in wanted]
+        shown = [each for each in looks if not only or each.state in only]
+        cells = [asdict(each) | {"log": str(each.log) if each.log else None} for each in shown]
         print(json.dumps({"study": str(folder), "cells": cells}, indent=1))
         return
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(showing.live_view(folder, wanted, everything=everything or bool(state)))
+        Console().print(showing.live_view(folder, looks, everything=everything, only=only))
     else:
-        print(showing.text_view(folder, wanted, everything=everything or bool(state)))
+        print(showing.text_view(folder, looks, everything=everything, only=only))
 
 
 @app.command()
@@ -167,6 +168,9 @@ def prune(
     include_logs: Annotated[
         bool, typer.Option("--logs", help="Slurm's logs and scripts of finished submissions, too.")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Prefixes of failed and lost cells, too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what, and how much.")
     ] = False,
@@ -176,19 +180,24 @@ def prune(
 
     Records, samples and saved edits stay. A prefix that is wanted again later is computed again.
     """
-    from edit_sweeps.launcher.pruning import age, find, remove, told_of
+    from edit_sweeps.launcher import pruning
+    from edit_sweeps.launcher.queue import SlurmUnavailable
     from edit_sweeps.studies import known_studies
 
-    with without_traceback(ValueError):
-        limit = age(older_than)
+    with without_traceback(ValueError, SlurmUnavailable):
+        limit = pruning.age(older_than)
         folders = [find_study(name) for name in study] if study else list(known_studies().values())
-        found = [each for folder in folders for each in find(folder, limit, logs=include_logs)]
-    print(told_of(found))
-    if not found or dry_run:
-        return
-    if not yes:
-        typer.confirm("Remove them?", abort=True)
-    print(f"Removed {remove(found)}.")
+
+        def find(folder: Path) -> list[pruning.Found]:
+            return pruning.find(folder, limit, logs=include_logs, unfinished=everything)
+
+        found = [each for folder in folders for each in find(folder)]
+        print(pruning.told_of(found))
+        if not found or dry_run:
+            return
+        if not yes:
+            typer.confirm("Remove them?", abort=True)
+        print(pruning.remove(found, find))
 
 
 @app.command()

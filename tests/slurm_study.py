@@ -45,10 +45,10 @@ class Study:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def launch(self, *arguments, code=0, **variables):
+    def launch(self, *arguments, code=0, limit_s=300, **variables):
         """launch.py to its end; returns what it prints."""
         process = self.start(*arguments, **variables)
-        shown, _ = process.communicate(timeout=300)
+        shown, _ = process.communicate(timeout=limit_s)
         assert process.returncode == code, shown
         return shown
 

@@ -94,6 +94,26 @@ def test_arrays_are_split_at_the_limit_of_the_cluster(tmp_path, calm):
         check(study, calm, 5)
 
 
+def test_with_real_accounting_what_squeue_has_forgotten_is_still_known(tmp_path, calm):
+    need_slurm("dbd")
+    with MiniSlurm(accounting="dbd", extra_conf={"MinJobAge": 2}) as slurm:
+        study = Study(tmp_path, slurm)
+        (study.control / "kill-1").touch()
+        study.submit("seed=0,1", "num_edits=1")
+        study.wait()
+        (job,) = study.jobs()
+        slurm.wait_until(
+            "forgetting", lambda: job not in slurm.run("squeue", "-h", "-t", "all", "-o", "%A"), 60
+        )
+        told = json.loads(study.companion("status", "main", "--json"))["cells"]
+        assert sorted(cell["state"] for cell in told) == ["done", "lost"], told
+        assert any("ended as FAILED" in cell["why"] for cell in told), told
+        study.submit("seed=0,1", "num_edits=1")
+        study.wait()
+        assert len(study.results()) == 2
+        assert all(study.results()[name] == calm[name] for name in study.results())
+
+
 def test_small_units_are_packed_into_one_job(study, calm):
     study.submit(*FIVE, "cluster.units_per_gpu=3", "cluster.cpus=1", "cluster.memory_gb=1")
     assert len(study.submissions()[0]["arrays"][0]["tasks"]) == 2
@@ -128,7 +148,7 @@ def test_from_another_folder_by_the_path_of_the_study(study, calm, tmp_path, mon
     study.folder = tmp_path / "elsewhere"
     study.folder.mkdir()
     shown = study.companion("status", str(tmp_path / "outputs" / "main"))
-    assert "main: done 2" in shown
+    assert "main: 2 cells: done 2" in shown
 
 
 @pytest.mark.parametrize("accounting", ["none", "shim"])
@@ -234,7 +254,7 @@ def test_a_dry_run_shows_arrays_and_cost_and_asks_sbatch_but_submits_nothing(stu
     refused = study.submit(*FIVE, "dry_run=true", "cluster.gpus=9")
     assert "REFUSED" in refused
     assert not study.slurm.run("squeue", "-h")
-    assert not study.path.exists()
+    assert not [p for p in study.path.rglob("*") if p.is_file() and p.name != "multirun.yaml"]
 
 
 def test_what_sbatch_refuses_is_told_without_a_traceback_and_nothing_is_lost(study, calm):

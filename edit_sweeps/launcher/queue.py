@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-LIVE = {
-    "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED",
-    "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "SPECIAL_EXIT", "RESV_DEL_HOLD",
+ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
 }  # fmt: skip
-"""States in which a job may still do something, or do it again."""
+"""States after which nothing comes; a word that is not here may stand for anything, so such a job counts as live."""
 NEVER = "DependencyNeverSatisfied"
 PATIENCE_S = 60.0
 """A client of Slurm that does not answer for so long is given up; its own limit is 100 s and more with retries."""
 SQUEUE_FIELDS = "%i|%T|%j|%N|%M|%l|%e|%r"
 """Id, state, name, nodes, elapsed, limit, end, reason; the reason last, for it may hold anything."""
 SACCT_FIELDS = "JobID,State,JobName,NodeList,Elapsed,Timelimit,End"
+NOT_HERE = "there is no {} on this machine; cluster=slurm works on a login node of a Slurm cluster"
 DEFAULT_MAX_ARRAY_SIZE = 1001
 """Slurm's own default of MaxArraySize."""
 
@@ -57,11 +59,21 @@ class Job:
 
 def is_live(job: Job) -> bool:
     """Whether the job may still do something."""
-    return job.state in LIVE and not (job.state == "PENDING" and NEVER in job.reason)
+    return job.state not in ENDED and not (job.state == "PENDING" and NEVER in job.reason)
 
 
 class Slurm:
     """The clients of Slurm on this machine."""
+
+    def require(self) -> None:
+        """Make sure that jobs can be submitted from here.
+
+        Raises:
+            SlurmUnavailable: They cannot.
+        """
+        for program in ("sbatch", "srun", "squeue"):
+            if shutil.which(program) is None:
+                raise SlurmUnavailable(NOT_HERE.format(program))
 
     def ask(self, ids: Collection[str]) -> dict[str, Job]:
         """What is known of jobs.
@@ -193,8 +205,7 @@ def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
             command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
     except FileNotFoundError:
-        msg = f"there is no {command[0]} on this machine; cluster=slurm works on a login node of a Slurm cluster"
-        raise SlurmUnavailable(msg) from None
+        raise SlurmUnavailable(NOT_HERE.format(command[0])) from None
     except subprocess.TimeoutExpired:
         msg = f"{command[0]} has not answered for {PATIENCE_S:g} s"
         raise SlurmUnavailable(msg) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,19 @@ from edit_sweeps.launcher.states import STATES, CellLook
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 COLOURS = {
     "done": "green", "collapsed": "magenta", "running": "cyan", "pending": "yellow", "failed": "red", "lost": "red",
     "missing": "dim",
 }  # fmt: skip
 FINISHED = ("done", "collapsed")
+URGENT = ("failed", "lost", "running", "pending", "missing", *FINISHED)
+"""The order of lines in a large study: what somebody must look at is not scrolled away."""
 MANY = 40
 """With more cells than this the finished ones are only counted, unless all are asked for."""
 BAR = 40
+HEADS = ("state", "cell", "tries", "time", "host", "job", "why")
 
 
 def counted(looks: Iterable[CellLook]) -> str:
@@ -30,79 +34,115 @@ def counted(looks: Iterable[CellLook]) -> str:
     return ", ".join(f"{state} {counts[state]}" for state in STATES if counts[state])
 
 
-def shown_of(looks: Sequence[CellLook], *, everything: bool) -> list[CellLook]:
-    """Those that get a line."""
+def shown_of(
+    looks: Sequence[CellLook], *, everything: bool, only: Collection[str] = ()
+) -> list[CellLook]:
+    """Those that get a line.
+
+    Args:
+        looks: All cells of the study.
+        everything: Also finished cells of a large study.
+        only: States; none: every state.
+    """
+    if only:
+        return [each for each in looks if each.state in only]
     if everything or len(looks) <= MANY:
         return list(looks)
-    return [each for each in looks if each.state not in FINISHED]
+    left = [each for each in looks if each.state not in FINISHED]
+    return sorted(left, key=lambda each: URGENT.index(each.state))
 
 
 def row(each: CellLook) -> tuple[str, ...]:
-    """State, cell, attempts, time, host, job, why."""
+    """State, cell, attempts, time, host, job, why; the why on one line."""
     attempts = str(each.attempts) if each.attempts else ""
-    return each.state, each.name, attempts, clock(each.seconds), each.host, each.job, each.why
+    why = " ".join(each.why.split())
+    return each.state, each.name, attempts, clock(each.seconds), each.host, each.job, why
 
 
-HEADS = ("state", "cell", "tries", "time", "host", "job", "why")
-
-
-def text_view(study: Path, looks: Sequence[CellLook], *, everything: bool = False) -> str:
-    """Plain lines in fixed columns, for pipes and logs."""
-    shown = shown_of(looks, everything=everything)
+def text_view(
+    study: Path,
+    looks: Sequence[CellLook],
+    *,
+    everything: bool = False,
+    only: Collection[str] = (),
+) -> str:
+    """Plain lines in fixed columns, for pipes and logs; the counts are of all `looks`."""
+    shown = shown_of(looks, everything=everything, only=only)
     rows = [HEADS, *(row(each) for each in shown)]
     widths = [max(len(r[i]) for r in rows) for i in range(len(HEADS) - 1)]
     lines = [
         "  ".join([*(f"{v:<{w}}" for v, w in zip(r[:-1], widths, strict=True)), r[-1]]).rstrip()
         for r in rows
     ]
-    left = [f"({len(looks) - len(shown)} finished cells not shown; --all)"] * (
-        len(shown) < len(looks)
-    )
-    logs = [f"log of {each.name}: {near(each.log)}" for each in shown if is_news(each)]
-    return "\n".join([f"{study.name}: {counted(looks) or 'no cells'}", *lines, *left, *logs])
-
-
-def is_news(each: CellLook) -> bool:
-    """Whether its log is worth a line."""
-    return (
-        each.log is not None and each.state in {"failed", "lost", "running"} and each.log.exists()
+    logs = [told_log(study, each) for each in shown if is_news(study, each)]
+    return "\n".join(
+        [headline(study, looks), *lines, *not_shown(len(looks) - len(shown), only), *logs]
     )
 
 
 def live_view(
-    study: Path, looks: Sequence[CellLook], *, everything: bool = False
+    study: Path,
+    looks: Sequence[CellLook],
+    *,
+    everything: bool = False,
+    only: Collection[str] = (),
 ) -> RenderableType:
-    """The same for a terminal, with a bar and colours; long reasons are cut at its width."""
+    """The same for a terminal, with a bar and colours; long reasons are folded at its width."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    shown = shown_of(looks, everything=everything)
+    shown = shown_of(looks, everything=everything, only=only)
+    rows = [row(each) for each in shown]
+    used = [i for i, head in enumerate(HEADS) if head == "state" or any(r[i] for r in rows)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in HEADS:
-        fold = head in {"cell", "why"}
-        table.add_column(head, no_wrap=not fold, overflow="fold" if fold else "ellipsis")
-    for each in shown:
-        state, *rest = row(each)
-        table.add_row(Text(state, style=COLOURS.get(state, "")), *rest)
-    parts: list[RenderableType] = [
-        Text(f"{study.name}: {counted(looks) or 'no cells'}"),
-        bar(looks),
-        table,
-    ]
-    if len(shown) < len(looks):
-        parts.append(
-            Text(f"({len(looks) - len(shown)} finished cells not shown; --all)", style="dim")
-        )
+    for i in used:
+        fold = HEADS[i] in {"cell", "why"}
+        table.add_column(HEADS[i], no_wrap=not fold, overflow="fold" if fold else "ellipsis")
+    for each in rows:  # as Text: a string would be read as markup, in which [/INST] is an error
+        table.add_row(*(Text(each[i], style=COLOURS[each[0]] if i == 0 else "") for i in used))
+    parts: list[RenderableType] = [Text(headline(study, looks)), bar(looks), table]
+    parts += [Text(line, style="dim") for line in not_shown(len(looks) - len(shown), only)]
     parts += [
-        Text(f"log of {each.name}: {near(each.log)}", style="dim", overflow="fold")
+        Text(told_log(study, each), style="dim", overflow="fold")
         for each in shown
-        if is_news(each) and each.state != "running"
+        if is_news(study, each) and each.state != "running"
     ]
     return Group(*parts)
 
 
-def bar(looks: Sequence[CellLook]) -> RenderableType:
+def headline(study: Path, looks: Sequence[CellLook]) -> str:
+    """`main: 12 cells: done 9, running 3`."""
+    if not looks:
+        return f"{study.name}: no cells yet"
+    return f"{study.name}: {len(looks)} cell{'s' * (len(looks) > 1)}: {counted(looks)}"
+
+
+def not_shown(count: int, only: Collection[str]) -> list[str]:
+    """A line on cells without one, if there are any."""
+    if not count:
+        return []
+    what = "in other states" if only else "finished"
+    return [f"({count} {what}, not shown; --all shows every cell)"]
+
+
+def log_of(study: Path, each: CellLook) -> Path | None:
+    """Where to read of a cell: what its job prints, or without a job the cell's own log. None: nothing is written."""
+    places = (each.log, study / "cells" / each.name / "cell.log")
+    return next((place for place in places if place is not None and place.exists()), None)
+
+
+def is_news(study: Path, each: CellLook) -> bool:
+    """Whether its log is worth a line."""
+    return each.state in {"failed", "lost", "running"} and log_of(study, each) is not None
+
+
+def told_log(study: Path, each: CellLook) -> str:
+    """A line that says where its log is."""
+    return f"log of {each.name}: {near(log_of(study, each))}"
+
+
+def bar(looks: Sequence[CellLook]) -> Text:
     """One bar of all cells, a colour a state."""
     from rich.text import Text
 
