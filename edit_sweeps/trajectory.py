@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from edit_sweeps.editors.base import Editor, Prepared
+from edit_sweeps.editors.base import Editor, Prepared, State
 from edit_sweeps.ledger import Ledger
 from edit_sweeps.model import EditableModel
 from edit_sweeps.record import write_json
@@ -71,13 +72,7 @@ class Trajectory:
         """
         goal = len(requests)
         state = self.editor.start(self.model, self.prepared)
-        traces: list[dict[str, Any]] = []
-        start = self._longest_prefix(goal)
-        if start:
-            traces, state.tensors = self._load(start)
-            state.edits_done = start
-            self.editor.resume(self.model, self.ledger, state)
-            log.info("continuing from the stored prefix of %d edits", start)
+        start, traces = self._begin(state, goal)
         saved = time.monotonic()
         passing: int | None = None
         with tqdm(total=goal, initial=start, desc="edits", unit="edit", disable=None) as bar:
@@ -98,14 +93,28 @@ class Trajectory:
             self._forget(passing)
         return traces
 
-    def _longest_prefix(self, goal: int) -> int:
-        """The largest stored edit count that is a prefix of `goal` edits; 0 when there is none.
+    def _begin(self, state: State, goal: int) -> tuple[int, list[dict[str, Any]]]:
+        """Load the longest stored prefix into model and `state`; its edit count and their course."""
+        for count in self._prefixes(goal):
+            try:
+                traces, state.tensors = self._load(count)
+            except (OSError, SafetensorError):  # another process has forgotten it just now
+                self.ledger.revert()
+                continue
+            state.edits_done = count
+            self.editor.resume(self.model, self.ledger, state)
+            log.info("continuing from the stored prefix of %d edits", count)
+            return count, traces
+        return 0, []
+
+    def _prefixes(self, goal: int) -> list[int]:
+        """Stored edit counts that are prefixes of `goal` edits, the largest first.
 
         A prefix that ends inside a batch of this trajectory (the remainder of another cell) is none.
         """
         stored = (int(p.name) for p in self.folder.glob("[0-9]*") if (p / "traces.json").exists())
         fitting = [n for n in stored if n == goal or (n < goal and n % self.batch_size == 0)]
-        return max(fitting, default=0)
+        return sorted(fitting, reverse=True)
 
     def _save(self, count: int, traces: list[dict[str, Any]], tensors: dict[str, Any]) -> None:
         """Store the prefix of `count` edits: written aside, then renamed."""

@@ -104,3 +104,14 @@ def test_only_the_ends_of_cells_stay_on_disk(walk, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
     walk(6)
     assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == ["000006"]
+
+
+def test_a_prefix_that_vanishes_while_it_is_read_is_passed_over(walk, tmp_path):
+    whole = walk(7, "alone")
+    walk(3)
+    walk(5)
+    (tmp_path / "shared" / "000005" / "state.safetensors").unlink()
+    assert torch.equal(walk(7), whole)
+    (tmp_path / "shared" / "000005" / "ledger.safetensors").write_bytes(b"half")
+    (tmp_path / "shared" / "000007" / "ledger.safetensors").unlink()
+    assert torch.equal(walk(7), whole)
