@@ -12,9 +12,18 @@ from typing import Annotated
 import typer
 
 from edit_sweeps.home import NotFoundError, without_traceback
-from edit_sweeps.studies import Cells, Study, complete_cell, find_cell, find_study
+from edit_sweeps.studies import Cells, Study, complete_cell, complete_study, find_cell, find_study
 
 app = typer.Typer()
+
+FAILED = ("failed", "lost")
+
+
+def complete_state(incomplete: str) -> list[str]:
+    """States that begin with `incomplete`."""
+    from edit_sweeps.launcher.states import STATES
+
+    return [state for state in STATES if state.startswith(incomplete)]
 
 
 @app.command()
@@ -24,8 +33,15 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until all has ended.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 10.0,
     state: Annotated[
-        list[str] | None, typer.Option(help="Only cells in this state; several times.")
+        list[str] | None,
+        typer.Option(
+            help="Only cells that are done, collapsed, running, pending, failed, lost or missing; several times.",
+            autocompletion=complete_state,
+        ),
     ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Short for --state failed --state lost.")
+    ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Finished cells of large studies, too.")
     ] = False,
@@ -33,11 +49,21 @@ def status(
 ) -> None:
     """Where every cell of a study is: done, running, pending, failed, lost, with time, host, job and log.
 
-    Only reads; jobs may run meanwhile. With --watch the exit code is 1 if cells are failed or lost at the end.
+    Only reads; jobs may run meanwhile. With --watch the exit code is 1 if cells are failed, lost or missing at the
+    end; Ctrl-C stops looking and nothing else.
     """
     from edit_sweeps.launcher import showing
-    from edit_sweeps.launcher.states import look
+    from edit_sweeps.launcher.states import STATES, look
 
+    only = {*(state or ()), *(FAILED if failed else ())}
+    if only - set(STATES):
+        unknown = ", ".join(sorted(only - set(STATES)))
+        raise typer.BadParameter(f"{unknown}; allowed: {', '.join(STATES)}", param_hint="'--state'")
+    if watch and (only or everything or as_json):
+        raise typer.BadParameter(
+            "it shows the whole study; leave out --state, --failed, --all and --json",
+            param_hint="'--watch'",
+        )
     with without_traceback():
         folder = find_study(study)
     if watch:
@@ -48,7 +74,8 @@ def status(
         except KeyboardInterrupt:
             raise typer.Exit from None
         raise typer.Exit(1 if bad else 0)
-    looks, only = look(folder), state or ()
+    with without_traceback(ValueError, OSError):
+        looks = look(folder)
     if as_json:
         shown = [each for each in looks if not only or each.state in only]
         cells = [asdict(each) | {"log": str(each.log) if each.log else None} for each in shown]
@@ -71,8 +98,11 @@ def logs(
         ),
     ],
     *,
-    study: Annotated[str | None, typer.Option(help="Where to look; everywhere by default.")] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="Of the end of the log.")] = 50,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Where to look; everywhere by default.", autocompletion=complete_study),
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Of the end of the log.", min=1)] = 50,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Stay, and show what comes.")
     ] = False,
@@ -142,24 +172,36 @@ def retry(
 
 @app.command()
 def collect(
-    study: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names, or folders.")],
+    study: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY...", help="Names, or folders.", autocompletion=complete_study
+        ),
+    ],
     *,
     to: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="By default that of the first study.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The study's own by default; needed for several."),
     ] = None,
 ) -> None:
     """Write results.csv, results.parquet (a row for each cell, task and metric) and cells.csv, also while jobs run."""
     from edit_sweeps.launcher.collecting import collect as gather
 
-    with without_traceback():
-        folders = [find_study(name) for name in study]
-    print(gather(folders, to or folders[0]))
+    with without_traceback(ValueError, OSError):
+        folders = list(dict.fromkeys(find_study(name) for name in study))
+        if to is None and len(folders) > 1:
+            msg = "several studies are collected into one table; say where: --to FOLDER"
+            raise ValueError(msg)
+        print(gather(folders, to or folders[0]))
 
 
 @app.command()
 def prune(
     study: Annotated[
-        list[str] | None, typer.Argument(metavar="[STUDY]...", help="All studies by default.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY]...", help="All studies by default.", autocompletion=complete_study
+        ),
     ] = None,
     *,
     older_than: Annotated[
@@ -176,15 +218,16 @@ def prune(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove stored prefixes of editing runs whose cells are all done, and copies of the package that no job needs.
+    """Remove stored prefixes of editing runs whose cells are all done, and code and claims that no job needs.
 
-    Records, samples and saved edits stay. A prefix that is wanted again later is computed again.
+    Records, samples and saved edits stay, and so does all that a queued, running or missing cell could use.
+    A prefix that is wanted again later is computed again.
     """
     from edit_sweeps.launcher import pruning
     from edit_sweeps.launcher.queue import SlurmUnavailable
     from edit_sweeps.studies import known_studies
 
-    with without_traceback(ValueError, SlurmUnavailable):
+    with without_traceback(ValueError, OSError, SlurmUnavailable):
         limit = pruning.age(older_than)
         folders = [find_study(name) for name in study] if study else list(known_studies().values())
 

@@ -24,6 +24,8 @@ NAMES = {
     "max_length": ("max_position_embeddings", "n_positions"),
 }
 """What families call these in their config.json."""
+SHORT = {"gpt2": 1024}
+"""Windows below `LONGEST` of families whose config.json need not say them."""
 
 
 class ModelSource(Protocol):
@@ -114,7 +116,7 @@ def describe_model(source: ModelSource) -> ModelFacts:
     return ModelFacts(
         model_type=config["model_type"],
         n_layers=found["n_layers"],
-        max_length=min(found["max_length"] or LONGEST, LONGEST),
+        max_length=min(found["max_length"] or SHORT.get(config["model_type"], LONGEST), LONGEST),
         hidden_size=found["hidden_size"],
         vocab_size=found["vocab_size"],
     )

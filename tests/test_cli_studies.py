@@ -1,15 +1,19 @@
 """status, logs, cancel, retry, collect, prune, push: on studies that a test put together, without Slurm."""
 
+import io
 import json
 import os
 import time
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from edit_sweeps import cli, provenance
 from edit_sweeps.launcher import pruning
+from edit_sweeps.launcher.showing import live_view, text_view
+from edit_sweeps.launcher.states import CellLook
 from edit_sweeps.record import Record
 from edit_sweeps.tracking import run_id
 from tests.synthetic_study import TRACEBACK, make_record, write_study
@@ -57,6 +61,56 @@ def test_status_of_some_states_and_for_programs(home):
     assert "miniature-" not in run(cli.app, ["status", "rome", "--state", "lost"]).stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--state", "broken"], "allowed: done, collapsed, running"),
+        (["--watch", "--json"], "leave out --state"),
+        (["--watch", "--failed"], "leave out --state"),
+    ],
+)
+def test_options_of_status_that_make_no_sense_are_refused(home, options, says):
+    done = run(cli.app, ["status", "rome", *options], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert says in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_failed_is_short_for_failed_and_lost_and_the_counts_stay_those_of_the_study(home):
+    first, *lines = run(cli.app, ["status", "rome", "--failed"]).stdout.splitlines()
+    assert first == "rome: 11 cells: done 8, collapsed 1, failed 1, missing 1"
+    assert [line.split()[0] for line in lines if "miniature-" in line] == ["failed"]
+    assert "(10 in other states, not shown" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_a_reason_with_brackets_is_shown_as_it_is_on_a_terminal(home, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    why = "KeyError: '[/INST]' is no token of [bold]"
+    looks = [CellLook("rome-n1-s0-0123456789", "0123456789", "failed", why)]
+    console = Console(width=width, file=io.StringIO())
+    console.print(live_view(home / "outputs" / "rome", looks))
+    shown = console.file.getvalue()
+    assert "[/INST]" in shown
+    assert all(len(line) <= width for line in shown.splitlines())
+    if width >= 80:
+        assert "rome-n1-s0-0123456789" in shown
+        assert "[bold]" in shown
+
+
+def test_a_study_without_cells_has_an_empty_table(home):
+    console = Console(width=80, file=io.StringIO())
+    console.print(live_view(home / "outputs" / "rome", []))
+    assert "rome: no cells yet" in console.file.getvalue()
+
+
+def test_in_a_large_study_what_must_be_looked_at_comes_first(home):
+    states = ["missing", "pending", "running", "lost", "failed", "done"] * 10
+    looks = [CellLook(f"c{i}", str(i), state) for i, state in enumerate(states)]
+    lines = text_view(home / "outputs" / "rome", looks).splitlines()[2:]
+    order = list(dict.fromkeys(line.split()[0] for line in lines if not line.startswith("(")))
+    assert order == ["failed", "lost", "running", "pending", "missing"]
+
+
 def test_of_a_large_study_the_finished_cells_are_counted_only(home):
     for seed in range(60):
         record = make_record("rome", 1, seed)
@@ -67,7 +121,9 @@ def test_of_a_large_study_the_finished_cells_are_counted_only(home):
     assert run(cli.app, ["status", "many", "--all"]).stdout.count("-rome-") == 60
 
 
-def test_status_only_reads(home):
+def test_status_only_reads(home, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("collected")
+
     def files():
         return {p: p.stat().st_mtime_ns for p in home.rglob("*") if p.is_file()}
 
@@ -75,7 +131,7 @@ def test_status_only_reads(home):
     for command in (
         ["status", "rome"],
         ["logs", "memit-n30"],
-        ["collect", "rome", "--to", "/tmp/es-nowhere-else"],
+        ["collect", "rome", "--to", str(elsewhere)],
     ):
         assert run(cli.app, command).exit_code == 0
     assert files() == before

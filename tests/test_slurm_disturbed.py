@@ -134,13 +134,14 @@ def test_when_its_node_dies_it_runs_again_on_another(study, calm):
 
 
 def test_a_full_disk_is_no_fault_of_the_cells(study, calm):
-    shown = study.submit(*THREE, "cluster.setup=['ulimit -f 2']", "cluster.max_losses=1")
+    shown = study.submit(*THREE, "cluster.setup=['ulimit -f 2']", "cluster.max_losses=2")
     assert "Submitted 3 cells" in shown
     study.wait()
+    assert study.slurm.field(study.jobs()[0], "Restarts") == "1", "it queued itself again, once"
     assert study.results() == {}
     assert not list(study.path.glob("cells/*/.*.json.*")), "half written files are taken away"
     assert set(states(study).values()) <= {"failed", "lost"}, study.log()
-    shown = study.submit(*THREE, "cluster.max_losses=1")
+    shown = study.submit(*THREE, "cluster.max_losses=2")
     assert "lost to the machine too often" in shown
     study.companion("retry", "main")
     study.wait()

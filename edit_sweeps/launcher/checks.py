@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_class
 
@@ -17,10 +17,13 @@ from edit_sweeps.cell import Cell, digest
 from edit_sweeps.launcher import inputs
 from edit_sweeps.launcher.freezing import Refusal
 from edit_sweeps.launcher.plan import Plan
-from edit_sweeps.model_facts import describe_model, tokenizer_file
+from edit_sweeps.model_facts import ModelFacts, ModelSource, describe_model, tokenizer_file
 from edit_sweeps.offline import is_offline
 from edit_sweeps.requests import EditRequest, load_requests
 from edit_sweeps.tasks import TaskSpec, task_names_exist
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +48,21 @@ def look_at(cells: Sequence[Cell]) -> list[str]:
         return absent
     reasons = inputs.check_counts([cell for cell in cells if not cell.is_baseline])
     reasons += check_tasks_exist(cells)
-    depths: dict[str, int] = {}
+    facts: dict[str, ModelFacts | None] = {}
     for cell in cells:
         model = cell.config["model"]
         key = digest(model)
-        if key in depths:
+        if key in facts:
             continue
         try:
-            depths[key] = describe_model(SimpleNamespace(**model)).n_layers
+            facts[key] = describe_model(SimpleNamespace(**model))
         except (ValueError, LookupError, OSError) as error:
-            depths[key] = 0
+            facts[key] = None
             reasons.append(f"model={model['name']} ({model['pretrained']}): {one_line(error)}")
     built: dict[str, list[str]] = {}  # hundreds of cells may have one and the same editor
     for cell in cells:
-        depth = depths[digest(cell.config["model"])]
+        known = facts[digest(cell.config["model"])]
+        depth = known.n_layers if known else 0
         mark = digest([cell.config["editor"], cell.config["regularizer"], depth])
         if mark not in built:
             built[mark] = check_editor(cell, depth)
@@ -80,24 +84,25 @@ def check_lengths(cells: Sequence[Cell]) -> list[str]:
     """Requests that do not fit into a model's window with target or probes; contexts come on top of that."""
     reasons: list[str] = []
     seen: set[str] = set()
+    read: dict[str, tuple[Tokenizer, int] | None] = {}
     for cell in sorted(cells, key=lambda cell: -cell.num_edits):
         config = cell.config
         mark = digest([config["model"], config["dataset"], config["seed"]])
         if cell.is_baseline or mark in seen:
             continue  # a smaller edit count writes a prefix of the same requests
         seen.add(mark)
-        source = SimpleNamespace(**config["model"])
-        file, window = tokenizer_file(source), describe_model(source).max_length
-        if file is None:
-            log.debug(
-                "model=%s has no tokenizer.json; its job counts tokens", config["model"]["name"]
-            )
+        model = digest(config["model"])
+        if model not in read:  # once for all seeds: a large one takes a second to read
+            read[model] = _reader(SimpleNamespace(**config["model"]))
+        reader = read[model]
+        if reader is None:
             continue
+        tokenizer, window = reader
         requests = load_requests(
             SimpleNamespace(**config["dataset"]), cell.num_edits, config["seed"]
         )
         texts = [(request.case_id, text) for request in requests for text in texts_of(request)]
-        sizes = count_tokens(file, [text for _, text in texts])
+        sizes = count_tokens(tokenizer, [text for _, text in texts])
         long = {case: n for (case, _), n in zip(texts, sizes, strict=True) if n > window}
         if long:
             case, size = next(iter(long.items()))
@@ -109,13 +114,27 @@ def check_lengths(cells: Sequence[Cell]) -> list[str]:
     return reasons
 
 
-def count_tokens(file: Path, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text by a tokenizer.json, special ones included."""
+def _reader(source: ModelSource) -> tuple[Tokenizer, int] | None:
+    """A model's tokenizer and its window in tokens; None where only transformers can make the tokenizer."""
+    file = tokenizer_file(source)
+    if file is None:
+        log.debug("%s has no tokenizer.json; its job counts tokens", source.pretrained)
+        return None
+    return read_tokenizer(file), describe_model(source).max_length
+
+
+def read_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer.json that cuts and pads nothing."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return tokenizer
+
+
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, special ones included."""
     return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
@@ -25,6 +26,9 @@ URGENT = ("failed", "lost", "running", "pending", "missing", *FINISHED)
 MANY = 40
 """With more cells than this the finished ones are only counted, unless all are asked for."""
 BAR = 40
+MOST_LOGS = 10
+LEAST_WHY = 16
+"""Columns of a terminal that reasons get before names are folded."""
 HEADS = ("state", "cell", "tries", "time", "host", "job", "why")
 
 
@@ -74,7 +78,7 @@ def text_view(
         "  ".join([*(f"{v:<{w}}" for v, w in zip(r[:-1], widths, strict=True)), r[-1]]).rstrip()
         for r in rows
     ]
-    logs = [told_log(study, each) for each in shown if is_news(study, each)]
+    logs = told_logs(study, shown)
     return "\n".join(
         [headline(study, looks), *lines, *not_shown(len(looks) - len(shown), only), *logs]
     )
@@ -95,19 +99,18 @@ def live_view(
     shown = shown_of(looks, everything=everything, only=only)
     rows = [row(each) for each in shown]
     used = [i for i, head in enumerate(HEADS) if head == "state" or any(r[i] for r in rows)]
+    widths = [max(len(r[i]) for r in (HEADS, *rows)) + 2 for i in used if HEADS[i] != "why"]
+    wide = sum(widths) + LEAST_WHY <= shutil.get_terminal_size().columns
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i in used:
-        fold = HEADS[i] in {"cell", "why"}
+        # The name whole, to be copied; where there is no room for it and a bit of the why, both are folded.
+        fold = HEADS[i] == "why" or (HEADS[i] == "cell" and not wide)
         table.add_column(HEADS[i], no_wrap=not fold, overflow="fold" if fold else "ellipsis")
     for each in rows:  # as Text: a string would be read as markup, in which [/INST] is an error
         table.add_row(*(Text(each[i], style=COLOURS[each[0]] if i == 0 else "") for i in used))
     parts: list[RenderableType] = [Text(headline(study, looks)), bar(looks), table]
     parts += [Text(line, style="dim") for line in not_shown(len(looks) - len(shown), only)]
-    parts += [
-        Text(told_log(study, each), style="dim", overflow="fold")
-        for each in shown
-        if is_news(study, each) and each.state != "running"
-    ]
+    parts += [Text(line, style="dim", overflow="fold") for line in told_logs(study, shown)]
     return Group(*parts)
 
 
@@ -137,9 +140,18 @@ def is_news(study: Path, each: CellLook) -> bool:
     return each.state in {"failed", "lost", "running"} and log_of(study, each) is not None
 
 
-def told_log(study: Path, each: CellLook) -> str:
-    """A line that says where its log is."""
-    return f"log of {each.name}: {near(log_of(study, each))}"
+def told_logs(study: Path, shown: Iterable[CellLook]) -> list[str]:
+    """A line for each log worth reading, with the cell or the number of cells that it is of; at most `MOST_LOGS`."""
+    by_log: dict[Path | None, list[str]] = {}
+    for each in shown:
+        if is_news(study, each):
+            by_log.setdefault(log_of(study, each), []).append(each.name)
+    lines = [
+        f"log of {names[0] if len(names) == 1 else f'{len(names)} cells'}: {near(log)}"
+        for log, names in by_log.items()
+    ]
+    more = [f"and {len(lines) - MOST_LOGS} more; edit-sweeps logs CELL shows one"]
+    return lines[:MOST_LOGS] + more * (len(lines) > MOST_LOGS)
 
 
 def bar(looks: Sequence[CellLook]) -> Text:
