@@ -140,11 +140,12 @@ def cancel(
     with without_traceback(SlurmUnavailable):
         folder = find_study(study)
         slurm = Slurm()
-        jobs = jobs_of(folder, names_of(folder, cells), slurm)
+        names = names_of(folder, cells)
+        jobs = jobs_of(folder, names, slurm)
         if not jobs:
             print(f"Nothing to cancel: no job of {folder.name} is queued or running.")
             return
-        print(told_of(jobs))
+        print(told_of(jobs, names))
         if not yes:
             typer.confirm("Cancel them?", abort=True)
         slurm.cancel(list(jobs))

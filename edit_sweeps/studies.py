@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -55,17 +57,28 @@ def find_study(name: str) -> Path:
     raise NotFoundError(msg)
 
 
+def cells_of(study: Path) -> list[Path]:
+    """Folders of a study's cells, by name; of those, too, that were asked for and have none yet."""
+    names = {folder.name for folder in (study / "cells").glob("[!.]*/")}
+    with contextlib.suppress(OSError, ValueError):
+        plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))
+        names |= {str(row["name"]) for row in plan}
+    return [study / "cells" / name for name in sorted(names)]
+
+
 def find_cell(part: str, study: str | None = None) -> Path:
-    """The folder of the one cell whose name has `part` in it, in one study or in all.
+    """The folder of the one cell whose name has `part` in it, in one study or in all; it need not exist yet.
 
     Raises:
         NotFoundError: There is none, or more than one.
     """
     folders = [find_study(study)] if study else list(known_studies().values())
-    cells = [cell for folder in folders for cell in sorted((folder / "cells").glob("[!.]*/"))]
-    found = [cell for cell in cells if cell.name == part] or [
-        cell for cell in cells if part in cell.name
-    ]
+    cells = [cell for folder in folders for cell in cells_of(folder)]
+    found = (
+        [cell for cell in cells if cell.name == part]
+        or [cell for cell in cells if f"-{part}-" in f"-{cell.name}-"]  # n30 is not n300
+        or [cell for cell in cells if part in cell.name]
+    )
     if len(found) == 1:
         return found[0]
     some = "\n".join(f"  {cell.parent.parent.name}: {cell.name}" for cell in found[:10])
@@ -91,7 +104,7 @@ def complete_cell(incomplete: str) -> list[str]:
         folders = list(known_studies().values())
     except NotFoundError:
         return []
-    names = {cell.name for folder in folders for cell in (folder / "cells").glob("[!.]*/")}
+    names = {cell.name for folder in folders for cell in cells_of(folder)}
     return sorted(name for name in names if name.startswith(incomplete))
 
 

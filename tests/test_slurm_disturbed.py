@@ -72,7 +72,7 @@ def test_cancelled_while_pending_and_while_running(study, calm):
     study.hold(3)
     running = submit(study)
     study.wait_at(3)
-    study.slurm.run("scancel", running)
+    assert f"  {running}: " in study.companion("cancel", "main", "--yes")
     study.release(3)
     study.wait()
     assert states(study)[1] == "done"

@@ -54,9 +54,11 @@ def test_a_second_submission_leaves_live_cells_alone(study, calm):
     study.submit(*TWO)
     study.wait_at(1)
     shown = study.submit(*TWO)
-    assert "2 cells are queued or running already and left alone" in shown
+    assert "2 cells queued or running already, left alone" in shown
     assert "Nothing to submit" in shown
-    assert "Submitted 1 cells" in study.submit("seed=0,1", "num_edits=2"), "only what is new"
+    assert "Submitted 1 cell as 1 job" in study.submit("seed=0,1", "num_edits=2"), (
+        "only what is new"
+    )
     assert "left to it" in study.launch("-m", *QUICK, *TWO), "a local run leaves them alone, too"
     study.release(1)
     study.wait()

@@ -24,6 +24,7 @@ def calm(tmp_path_factory):
 def test_six_cells_are_two_tasks_of_one_array_and_give_what_a_local_run_gives(study, calm):
     shown = study.submit(*SIX)
     assert "Submitted 6 cells as 2 jobs" in shown
+    assert "left alone" not in shown
     assert "edit-sweeps status main --watch" in shown
     (array,) = study.submissions()[0]["arrays"]
     assert f"{array['job']}: cells, 2 tasks" in shown

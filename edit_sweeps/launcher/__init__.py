@@ -73,7 +73,7 @@ def carry_out(plan: Plan) -> int:
         settle(plan, Slurm())
         plan.save()
     todo = plan.todo()
-    live = [entry for entry in plan.entries if entry.state in LIVE]
+    live = [entry for entry in plan.entries if entry.state in LIVE and not entry.todo]
     if live:
         log.info("%d cells are queued or running on Slurm and left to it", len(live))
     if todo:

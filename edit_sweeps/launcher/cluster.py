@@ -114,27 +114,37 @@ def rehearse(plan: Plan) -> str:
 def describe(draft: submit.Draft) -> list[str]:
     """A line on an array."""
     array, wanted = draft.array, draft.resources
-    count = f"{len(array.tasks)} {'task' if len(array.tasks) == 1 else 'tasks'}"
     cells = sum(len(task.cells) for task in array.tasks)
-    asks = f"{wanted.gpus} GPUs, {wanted.cpus} cores, {wanted.memory_gb:g} GB, {wanted.minutes} min"
-    after = f", after {len(draft.needs)} prerequisites" if draft.needs else ""
-    return [f"{array.kind}: {count}, {cells} cells, each task {asks}{after}"]
+    asks = (
+        f"{many(wanted.gpus, 'GPU')}, {many(wanted.cpus, 'core')}, {wanted.memory_gb:g} GB, "
+        f"{wanted.minutes} min"
+    )
+    after = f", after {many(len(draft.needs), 'prerequisite')}" if draft.needs else ""
+    tasks = many(len(array.tasks), "task")
+    return [f"{array.kind}: {tasks}, {many(cells, 'cell')}, each task {asks}{after}"]
+
+
+def many(count: float, what: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{count:g} {what}{'' if count == 1 else 's'}"
 
 
 def tell(plan: Plan, submission: Submission | None) -> str:
     """What was submitted, what was not and why, and how to see progress."""
-    live = [entry for entry in plan.entries if entry.state in LIVE]
+    live = [entry for entry in plan.entries if entry.state in LIVE and not entry.todo]
     left = [entry for entry in plan.entries if entry.why.startswith(settling.LOST_TOO_OFTEN)]
     lines = [f"{entry.cell.name} is not submitted: {entry.why}" for entry in left]
     if live:
-        lines.append(f"{len(live)} cells are queued or running already and left alone.")
+        lines.append(f"{many(len(live), 'cell')} queued or running already, left alone.")
     if submission is None:
         done = len(plan.entries) - len(live) - len(left)
         lines.append(f"Nothing to submit: {done} of {len(plan.entries)} cells are done.")
     else:
         cells = sum(len(task.cells) for array in submission.arrays for task in array.tasks)
         jobs = sum(len(array.tasks) for array in submission.arrays)
-        lines.append(f"Submitted {cells} cells as {jobs} jobs of study {plan.study.name}:")
+        lines.append(
+            f"Submitted {many(cells, 'cell')} as {many(jobs, 'job')} of study {plan.study.name}:"
+        )
         lines += [describe_array(submission, i) for i in range(len(submission.arrays))]
     name = plan.study.name
     lines += [
@@ -150,5 +160,5 @@ def describe_array(submission: Submission, number: int) -> str:
     after = (
         f" after {', '.join(each.partition(':')[2] for each in array.after)}" if array.after else ""
     )
-    tasks = f"{len(array.tasks)} {'task' if len(array.tasks) == 1 else 'tasks'}"
-    return f"  {array.job}: {array.kind}, {tasks}, {array.gpus:g} GPUs, {array.minutes} min{after}"
+    tasks, gpus = many(len(array.tasks), "task"), many(array.gpus, "GPU")
+    return f"  {array.job}: {array.kind}, {tasks}, {gpus}, {array.minutes} min{after}"

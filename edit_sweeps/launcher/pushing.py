@@ -10,9 +10,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from edit_sweeps.cell import FAILURE_FILE, RECORD_FILE
-from edit_sweeps.tracking import WandbSettings, already_mirrored, push, resolve_mode
+from edit_sweeps.tracking import WandbSettings, already_mirrored, push, read_note, resolve_mode
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 3
+"""So many failures in a row are no longer this record's: no key, no network, a server that refuses."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,23 @@ def push_study(study: Path, *, mode: str, project: str, entity: str | None) -> O
     ]
     counts: Counter[str] = Counter()
     reasons: dict[str, str] = {}
+    in_a_row = 0
     for folder in tqdm(folders, desc="W&B", unit="run", disable=None):
         if already_mirrored(folder, resolve_mode(mode)):
             counts["there already"] += 1
             continue
         found = push(folder, study.name, settings)
         kind, _, reason = found.partition(": ")
+        if kind == "offline" and resolve_mode(mode) == "online":  # it is safe here, but not there
+            kind, reason = "failed", str(read_note(folder).get("reason") or "only written off line")
         counts[kind] += 1
+        in_a_row = in_a_row + 1 if kind == "failed" else 0
         if kind == "failed":
             reasons[folder.name] = reason
+        if in_a_row == PATIENCE:
+            left = len(folders) - counts.total()
+            counts |= {"not tried": left} if left else {}
+            break
     lines = [f"{study.name}: " + (", ".join(f"{n} {k}" for k, n in counts.items()) or "no records")]
     lines += [f"  {name}: {reason}" for name, reason in list(reasons.items())[:5]]
     return Outcome("\n".join(lines), counts["failed"])

@@ -40,4 +40,8 @@ def file_of(folder: Path) -> Path | None:
 
 def tail(file: Path, lines: int) -> str:
     """The last lines of a file."""
-    return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return "\n".join(
+        file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        if lines > 0
+        else []
+    )

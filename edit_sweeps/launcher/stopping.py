@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from edit_sweeps.launcher.queue import Slurm, is_live
-from edit_sweeps.launcher.submissions import Task, read_all
+from edit_sweeps.launcher.submissions import INTENDED, Task, read_all
 
 
 def jobs_of(study: Path, names: Collection[str] | None, slurm: Slurm) -> dict[str, Task]:
@@ -18,6 +18,9 @@ def jobs_of(study: Path, names: Collection[str] | None, slurm: Slurm) -> dict[st
     tasks: dict[str, tuple[str, Task]] = {}
     for submission in read_all(study):
         for array in submission.arrays:
+            if array.job is None and array.state == INTENDED:
+                # The submitter died before it could note the id; never saved, so this stays a look.
+                array.job = slurm.find(array.name)
             for index, task in enumerate(array.tasks):
                 if array.job and (names is None or set(names) & set(task.cells)):
                     tasks[array.id_of(index)] = array.name, task
@@ -31,11 +34,19 @@ def jobs_of(study: Path, names: Collection[str] | None, slurm: Slurm) -> dict[st
     }
 
 
-def told_of(jobs: Mapping[str, Task]) -> str:
-    """A line a job, with its cells."""
+def told_of(jobs: Mapping[str, Task], names: Collection[str] | None = None) -> str:
+    """A line a job, with its cells; with `names`, those asked for first and what goes with them."""
     lines = []
     for job, task in jobs.items():
-        some = ", ".join(task.cells[:3]) or "prepares what other jobs need"
-        more = f" and {len(task.cells) - 3} more" if len(task.cells) > 3 else ""
-        lines.append(f"  {job}: {some}{more}")
-    return "\n".join([f"{len(jobs)} jobs are queued or running:", *lines])
+        asked = [cell for cell in task.cells if names is None or cell in names]
+        others = [cell for cell in task.cells if cell not in asked]
+        told = some_of(asked) or "prepares what other jobs need"
+        lines.append(f"  {job}: {told}" + (f"; it also has {some_of(others)}" if others else ""))
+    head = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+    return "\n".join([f"{head} queued or running:", *lines])
+
+
+def some_of(cells: Sequence[str]) -> str:
+    """The first three, and how many more."""
+    more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+    return ", ".join(cells[:3]) + more
