@@ -1,6 +1,8 @@
 """Slurm's clients are asked and understood, also when they lag, forget, hang or are not there."""
 
+import contextlib
 import stat
+import time
 
 import pytest
 
@@ -54,6 +56,76 @@ def test_what_squeue_has_forgotten_sacct_is_asked_for(programs):
         "17_0": "RUNNING", "17_1": "CANCELLED", "18": "OUT_OF_MEMORY",
     }  # fmt: skip
     assert "-j 17,18" in programs.calls().split("sacct")[1]
+
+
+def test_what_lives_by_sacct_alone_does_not_live(programs):
+    programs("squeue", ROW.format("es"))
+    programs(
+        "sacct",
+        "17_1|RUNNING|es|n2|00:01:00|01:00:00|Unknown\n18|PENDING|es||||Unknown\n19_[2-3]|CANCELLED by 0|es||||",
+    )
+    found = Slurm().ask({"17_0", "17_1", "18", "19_3"})
+    assert set(found) == {"17_0", "19_2", "19_3"}
+    assert found["19_3"].reason == "CANCELLED by 0"
+
+
+def test_of_older_jobs_only_squeue_is_asked(programs):
+    programs("squeue", ROW.format("es"))
+    programs("sacct")
+    Slurm().ask({"17_0"}, {"9_0"})
+    assert "-j 17,9" in programs.calls()
+    assert "sacct" not in programs.calls()
+
+
+def test_a_slow_sacct_is_not_waited_for_long(programs, monkeypatch):
+    monkeypatch.setattr(queue, "SACCT_PATIENCE_S", 0.2)
+    programs("squeue", ROW.format("es"))
+    programs("sacct", "18|FAILED|es||||", seconds=5)
+    assert set(Slurm().ask({"17_0", "18"})) == {"17_0"}
+
+
+def test_what_a_user_has_set_for_looking_does_not_change_the_answers(
+    programs, monkeypatch, tmp_path
+):
+    for name in ("SQUEUE_USERS", "SQUEUE_STATES", "SACCT_FORMAT", "SLURM_TIME_FORMAT"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("SLURM_CONF", "kept")
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\n")
+    squeue.chmod(0o755)
+    Slurm().ask({"17"})
+    seen = (tmp_path / "seen").read_text()
+    assert "SLURM_CONF=kept" in seen
+    assert not [w for w in ("SQUEUE_", "SACCT_", "SLURM_TIME_FORMAT") if w in seen]
+
+
+def test_rows_that_are_no_jobs_are_passed_over(programs):
+    programs("squeue", f"CLUSTER: main\n{ROW.format('es')}\n")
+    assert set(Slurm().ask({"17_0"})) == {"17_0"}
+    assert Slurm().find("es") is None
+
+
+def test_a_thousand_tasks_are_one_question_quickly_understood(programs):
+    rows = "\n".join(ROW.format("es").replace("17_0", f"17_{i}") for i in range(1000))
+    programs("squeue", rows)
+    begin = time.process_time()
+    assert len(Slurm().ask({f"17_{i}" for i in range(1000)})) == 1000
+    assert time.process_time() - begin < 0.2
+    assert programs.calls().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raises"),
+    [
+        ("scancel: error: Kill job error on job id 9: Invalid job id specified", False),
+        ("Job/step already completing or completed", False),
+        ("Unable to contact slurm controller", True),
+    ],
+)
+def test_cancelling_what_has_ended_is_no_error(programs, error, raises):
+    programs("scancel", code=1, error=error)
+    with pytest.raises(SlurmUnavailable) if raises else contextlib.nullcontext():
+        Slurm().cancel(["9"])
 
 
 def test_sacct_is_left_alone_when_squeue_knows_all(programs):

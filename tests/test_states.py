@@ -1,11 +1,15 @@
 """Where a cell is, for everything that disk, claims and Slurm can say together."""
 
 import json
+import os
+import platform
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from edit_sweeps import attempts, claims
+from edit_sweeps.launcher.folders import read_ends
 from edit_sweeps.launcher.queue import Job, SlurmUnavailable
 from edit_sweeps.launcher.states import look
 from edit_sweeps.launcher.submissions import INTENDED, REFUSED, SUBMITTED, Array, Submission, Task
@@ -21,8 +25,8 @@ class Answers:
     def __init__(self, *jobs, silent=False, names=None):
         self.jobs, self.silent, self.names, self.asked = jobs, silent, names or {}, []
 
-    def ask(self, ids):
-        self.asked.append(set(ids))
+    def ask(self, ids, older=()):
+        self.asked.append({*ids, *older})
         if self.silent:
             raise SlurmUnavailable("squeue failed")
         return {job.id: job for job in self.jobs}
@@ -65,20 +69,20 @@ def job(state, task="17_0", name="es-main", **more):
     return Job(task, state, name, **more)
 
 
-def begun(study, job_id="17_0", how=None):
+def begun(study, job_id="17_0", how=None, pid=None):
+    """A start, by this process unless another is said, and its end."""
     place = study / "cells" / NAME
     place.mkdir(parents=True, exist_ok=True)
-    number = attempts.append(
-        place, {"started": ago(30), "host": "n1", "pid": 1, "job": job_id, "restart": 0}
-    )
+    start = {"started": ago(30), "host": platform.node(), "pid": pid or os.getpid()}
+    number = attempts.append(place, start | {"job": job_id, "restart": 0})
     if how:
         attempts.append(place, {"number": number, "ended": ago(20), "how": how})
 
 
-def written(study, state="done", finished=None, errors=None):
+def written(study, state="done", finished=None, errors=None, submission=""):
     record = make_record("rome", 1)
     record.state, record.errors = state, errors or {}
-    record.provenance["finished"] = finished or ago(5)
+    record.provenance |= {"finished": finished or ago(5), "submission": submission}
     record.save(study / "cells" / NAME)
 
 
@@ -196,9 +200,9 @@ def test_what_ends_between_two_looks_is_done_and_not_lost(folder, monkeypatch):
     submitted(folder)
 
     class Late(Answers):
-        def ask(self, ids):
+        def ask(self, ids, older=()):
             written(folder)
-            return super().ask(ids)
+            return super().ask(ids, older)
 
     assert state_of(folder, Late(job("COMPLETED"))).state == "done"
 
@@ -235,17 +239,183 @@ def test_a_forced_submission_opens_a_done_cell_again(folder):
     assert state_of(folder, Answers(job("FAILED"))).state == "done", "the old record is still there"
 
 
-def test_a_thousand_cells_are_looked_at_quickly(tmp_path):
-    import time
+# What one answer alone would get wrong.
 
+
+def local(seconds_ago):
+    """A moment as Slurm writes it."""
+    moment = datetime.now(UTC).astimezone() - timedelta(seconds=seconds_ago)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}"
+
+
+@pytest.mark.parametrize(
+    ("state", "how", "end", "seen"),
+    [
+        ("COMPLETED", None, local(5), "pending"),
+        ("COMPLETED", None, local(3600), "lost"),
+        ("COMPLETED", None, "Unknown", "lost"),
+        ("FAILED", "done", local(5), "pending"),
+        ("FAILED", "done", local(3600), "lost"),
+        ("FAILED", "infrastructure", local(5), "lost"),
+        ("CANCELLED", "interrupted", local(5), "lost"),
+    ],
+)
+def test_a_record_that_must_be_there_is_waited_for_after_the_end_of_its_job(
+    folder, state, how, end, seen
+):
+    submitted(folder)
+    if how:
+        begun(folder, how=how)
+    assert state_of(folder, Answers(job(state, end=end))).state == seen
+
+
+def test_an_end_of_another_job_says_nothing_of_this_one(folder):
+    begun(folder, job_id="9_0", how="failed")
+    submitted(folder)
+    assert state_of(folder, Answers(job("CANCELLED", end=local(5)))).state == "lost"
+
+
+def test_a_failure_of_this_submission_counts_though_the_nodes_clock_is_late(folder):
+    one = submitted(folder, seconds=60)
+    begun(folder, how="failed")
+    error = {"cell": TRACEBACK}
+    written(folder, "failed", finished=ago(600), errors=error, submission=one.id)
+    assert state_of(folder, Answers(job("FAILED"))).state == "failed"
+
+
+def test_a_local_run_of_a_queued_cell_is_seen_by_its_claim(folder):
+    submitted(folder)
+    begun(folder, job_id=None)
+    with claims.try_hold(folder / "claims", CELL.key):
+        seen = state_of(folder, Answers(job("PENDING", reason="Priority")))
+        assert (seen.state, seen.live) == ("running", True)
+        assert platform.node() in seen.why
+
+
+def test_a_start_of_a_former_self_is_not_the_present_holders(folder):
+    begun(folder, job_id=None, pid=1)
+    with claims.try_hold(folder / "claims", CELL.key):
+        assert state_of(folder).state == "pending", "the holder is at another cell of the chain"
+
+
+def test_of_two_units_packed_in_a_job_the_one_at_work_is_told_by_its_process(folder, monkeypatch):
+    submitted(folder)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    with claims.try_hold(folder / "claims", CELL.key):
+        begun(folder, pid=1)
+        assert state_of(folder, Answers(job("RUNNING"))).state == "pending"
+        begun(folder)
+        assert state_of(folder, Answers(job("RUNNING"))).state == "running"
+        assert state_of(folder, Answers(job("PENDING", reason="BeginTime"))).state == "pending"
+
+
+def test_a_start_in_an_earlier_job_is_not_this_jobs(folder):
+    begun(folder, job_id="9_0")
+    submitted(folder)
+    assert state_of(folder, Answers(job("RUNNING"))).state == "pending"
+
+
+def test_on_a_node_that_slurm_lost_sight_of_a_living_claim_counts(folder, monkeypatch):
+    submitted(folder)
+    begun(folder)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    with claims.try_hold(folder / "claims", CELL.key):
+        assert state_of(folder, Answers(job("NODE_FAIL"))).state == "running"
+    assert state_of(folder, Answers(job("NODE_FAIL"))).state == "lost"
+
+
+def test_a_live_job_of_a_submission_that_looks_older_is_not_overlooked(folder):
+    submitted(folder, job="17")
+    submitted(folder, job="20")
+    answers = Answers(job("RUNNING"), job("FAILED", task="20_0"))
+    seen = state_of(folder, answers)
+    assert (seen.state, seen.job, seen.live) == ("pending", "17_0", True)
+    assert {"17_0", "20_0"} <= answers.asked[0]
+
+
+def test_an_array_that_is_being_submitted_is_not_lost_however_long_it_takes(folder):
+    one = submitted(folder, job=None, state=INTENDED)
+    with claims.try_hold(folder / "claims", "planning"):
+        assert state_of(folder).state == "pending"
+        one.pid += 1
+        one.save()
+        assert state_of(folder).state == "lost", "another process plans; that one is gone"
+
+
+def test_an_adopted_job_is_told_with_its_id_and_log(folder):
+    one = submitted(folder, job=None, state=INTENDED)
+    seen = state_of(folder, Answers(job("RUNNING", task="33_0"), names={"es-main": "33"}))
+    assert seen.job == "33_0"
+    assert seen.log == one.folder / "slurm" / "33_0_0_log.out"
+
+
+def test_an_id_that_was_given_again_neither_ends_nor_keeps_a_claim(folder, monkeypatch):
+    submitted(folder)
+    begun(folder)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    with claims.try_hold(folder / "claims", CELL.key):
+        assert state_of(folder, Answers(job("FAILED", name="other"))).state == "running"
+
+
+def test_who_cancelled_is_told(folder):
+    submitted(folder)
+    seen = state_of(folder, Answers(job("CANCELLED", reason="CANCELLED by 1000")))
+    assert seen.why == "job 17_0 ended as CANCELLED by 1000"
+
+
+def test_what_the_machine_failed_in_a_local_run_is_lost(folder):
+    begun(folder, job_id=None, how=attempts.LOST)
+    assert (state_of(folder).state, state_of(folder).losses) == ("lost", 1)
+
+
+def test_a_record_that_cannot_be_read_fails_its_cell_and_no_other(folder):
+    written(folder)
+    (folder / "cells" / NAME / "record.json").write_text("{")
+    seen = state_of(folder)
+    assert (seen.state, "cannot be read" in seen.why) == ("failed", True)
+    assert len(look(folder, Answers())) == 2
+
+
+@pytest.mark.parametrize("edits", [0, 1, 3000])
+@pytest.mark.parametrize("indent", [1, None])
+def test_the_ends_of_a_record_say_what_the_whole_does(folder, edits, indent):
+    record = make_record("rome", 1)
+    odd = {"nli": 'a\n  "errors": {}, a "quote" and\n "provenance": {}'}
+    record.errors, record.state = odd, "collapsed"
+    record.traces = [{"case_id": str(i), "loss": 0.1} for i in range(edits)]
+    record.save(folder)
+    whole = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(whole, indent=indent, ensure_ascii=False))
+    ends = read_ends(folder / "record.json")
+    assert ends["state"] == "collapsed"
+    assert ends["result"]["errors"] == odd
+    assert ends["provenance"] == whole["provenance"]
+
+
+@pytest.mark.slow
+def test_a_thousand_cells_of_a_thousand_edits_are_looked_at_in_under_a_second(tmp_path):
     study = tmp_path / "outputs" / "many"
-    rows = []
-    for seed in range(1000):
-        record = make_record("rome", 1, seed)
-        record.save(study / "cells" / record.name) if seed % 2 else None
-        rows.append({"name": record.name, "key": record.key})
+    record = make_record("rome", 1)
+    numbers = {"loss": 0.123456789, "steps": 20, "nll": 0.123456789, "shift_norm": 1.23456789}
+    record.traces = [{"case_id": str(i), "clamp_hit": False} | numbers for i in range(1000)]
+    record.save(tmp_path)
+    text = (tmp_path / "record.json").read_text()
+    rows = [{"name": f"cell-{i:010x}", "key": f"{i:010x}"} for i in range(1000)]
+    for row in rows[::2]:
+        place = study / "cells" / row["name"]
+        place.mkdir(parents=True)
+        (place / "record.json").write_text(text)
     (study / "plan.json").write_text(json.dumps(rows))
+    one = Submission.new(study, command=[], force=False, code={})
+    tasks = [Task([f"{i:04d}"], [row["name"]]) for i, row in enumerate(rows)]
+    one.arrays = [Array("es-main", "cells", tasks, 60, 1, job="17", state=SUBMITTED)]
+    one.save()
+    slurm = Answers(*(job("RUNNING", task=f"17_{i}") for i in range(1000)))
     begin = time.process_time()
-    states = [each.state for each in look(study, Answers())]
-    assert (states.count("done"), states.count("missing")) == (500, 500)
-    assert time.process_time() - begin < 5
+    states = [each.state for each in look(study, slurm)]
+    spent = time.process_time() - begin
+    assert (states.count("done"), states.count("pending")) == (500, 500)
+    assert spent < 1

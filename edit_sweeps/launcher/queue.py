@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,16 @@ ENDED = {
 }  # fmt: skip
 """States after which nothing comes; a word that is not here may stand for anything, so such a job counts as live."""
 NEVER = "DependencyNeverSatisfied"
+OVER = re.compile(r"already complet|Invalid job id", re.IGNORECASE)
+"""What scancel says of a job that has ended, or that is forgotten."""
 PATIENCE_S = 60.0
 """A client of Slurm that does not answer for so long is given up; its own limit is 100 s and more with retries."""
+OF_USERS = ("SQUEUE_", "SACCT_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN")
+"""Variables by which a user changes what the clients show: SQUEUE_USERS alone would hide a colleague's jobs."""
 SQUEUE_FIELDS = "%i|%T|%j|%N|%M|%l|%e|%r"
 """Id, state, name, nodes, elapsed, limit, end, reason; the reason last, for it may hold anything."""
+SACCT_PATIENCE_S = 20.0
+"""It only adds to what squeue says, so less is waited for a busy database."""
 SACCT_FIELDS = "JobID,State,JobName,NodeList,Elapsed,Timelimit,End"
 NOT_HERE = "there is no {} on this machine; cluster=slurm works on a login node of a Slurm cluster"
 DEFAULT_MAX_ARRAY_SIZE = 1001
@@ -75,25 +82,28 @@ class Slurm:
             if shutil.which(program) is None:
                 raise SlurmUnavailable(NOT_HERE.format(program))
 
-    def ask(self, ids: Collection[str]) -> dict[str, Job]:
+    def ask(self, ids: Collection[str], older: Collection[str] = ()) -> dict[str, Job]:
         """What is known of jobs.
 
         Args:
             ids: Of jobs (`17`) and tasks of arrays (`17_3`).
+            older: Likewise, of jobs that matter only while they live: sacct is not asked for these.
 
         Returns:
-            By id; more than was asked for, where an array is known whole. An array that is too young for its
-            tasks to be told apart is there by its own id. Jobs that Slurm has forgotten are not in it.
+            By id; more than was asked for, where an array is known whole. Jobs that Slurm has forgotten are not
+            in it, nor those that live by sacct alone: the controller forgets none that does, and accounting that
+            has missed an end never learns of it.
 
         Raises:
             SlurmUnavailable: squeue cannot be asked.
         """
-        if not ids:
+        if not ids and not older:
             return {}
-        found = self._squeue({job.partition("_")[0] for job in ids})
+        found = self._squeue({job.partition("_")[0] for job in (*ids, *older)})
         forgotten = {job.partition("_")[0] for job in ids if job not in found}
         for job in self._sacct(sorted(forgotten)):
-            found.setdefault(job.id, job)
+            if not is_live(job):
+                found.setdefault(job.id, job)
         return found
 
     def find(self, name: str) -> str | None:
@@ -102,12 +112,9 @@ class Slurm:
         Raises:
             SlurmUnavailable: squeue cannot be asked.
         """
-        done = run("squeue", "-h", "-t", "all", "-o", "%A|%F|%j", "--name", name)
-        for line in done.stdout.splitlines():
-            _, array, known = line.split("|", 2)
-            if known == name:
-                return array
-        return None
+        done = run("squeue", "-h", "-a", "-t", "all", "-o", "%A|%F|%j", "--name", name)
+        rows = (line.split("|", 2) for line in done.stdout.splitlines())
+        return next((row[1] for row in rows if row[2:] == [name]), None)
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel jobs or tasks by id; those that have ended are passed over.
@@ -116,7 +123,10 @@ class Slurm:
             SlurmUnavailable: scancel cannot be run, or fails.
         """
         for first in range(0, len(jobs), 200):  # a command line has its limits
-            run("scancel", *jobs[first : first + 200])
+            done = run("scancel", *jobs[first : first + 200], check=False)
+            told = [line for line in done.stderr.splitlines() if not OVER.search(line)]
+            if done.returncode and told:
+                raise SlurmUnavailable(explain("scancel", done))
 
     def test_only(self, script: Path) -> str:
         """What sbatch says of a script that it does not submit, on one line.
@@ -139,14 +149,18 @@ class Slurm:
 
     def _squeue(self, arrays: Collection[str]) -> dict[str, Job]:
         ids = ",".join(sorted(arrays))
-        done = run("squeue", "-h", "-r", "-t", "all", "-o", SQUEUE_FIELDS, "-j", ids, check=False)
+        fields = ("-o", SQUEUE_FIELDS, "-j", ids)
+        done = run("squeue", "-h", "-a", "-r", "-t", "all", *fields, check=False)
         if done.returncode:
             if "Invalid job id" in done.stderr:  # so it answers when it knows none of them
                 return {}
             raise SlurmUnavailable(explain("squeue", done))
         jobs: dict[str, Job] = {}
         for line in done.stdout.splitlines():
-            job, state, name, node, elapsed, limit, end, reason = line.split("|", 7)
+            words = line.split("|", 7)
+            if len(words) < 8:  # a heading of squeue's where there are several clusters
+                continue
+            job, state, name, node, elapsed, limit, end, reason = words
             known = Job(job, state, name, node, elapsed, limit, "" if end == "N/A" else end, reason)
             jobs |= {each.id: each for each in by_task(known)}
         return jobs
@@ -156,14 +170,15 @@ class Slurm:
         if not arrays:
             return []
         try:
-            done = run("sacct", "-n", "-X", "-P", "-o", SACCT_FIELDS, "-j", ",".join(arrays))
+            fields = ("-o", SACCT_FIELDS, "-j", ",".join(arrays))
+            done = run("sacct", "-n", "-X", "-P", *fields, patience_s=SACCT_PATIENCE_S)
         except SlurmUnavailable as error:
             log.debug("sacct: %s", error)
             return []
         jobs: list[Job] = []
         for line in done.stdout.splitlines():
             words = line.split("|")
-            if len(words) < 7 or "." in words[0]:
+            if len(words) < 7 or "." in words[0] or not words[1]:
                 continue
             job, state, name, node, elapsed, limit, end = words[:7]
             jobs += by_task(
@@ -194,24 +209,36 @@ def by_task(job: Job) -> Iterator[Job]:
                 yield Job(**vars(job) | {"id": f"{array}_{task}"})
 
 
-def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a client of Slurm.
+def run(
+    *command: str, check: bool = True, patience_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a client of Slurm, without what a user has set for looking at the queue.
 
     Raises:
         SlurmUnavailable: It is not there, hangs, or (with `check`) fails.
     """
+    patience_s = patience_s or PATIENCE_S
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-        )
+            command, capture_output=True, text=True, errors="replace", timeout=patience_s, check=False,
+            env=plain_environment(os.environ),
+        )  # fmt: skip
     except FileNotFoundError:
         raise SlurmUnavailable(NOT_HERE.format(command[0])) from None
     except subprocess.TimeoutExpired:
-        msg = f"{command[0]} has not answered for {PATIENCE_S:g} s"
+        msg = f"{command[0]} has not answered for {patience_s:g} s"
+        raise SlurmUnavailable(msg) from None
+    except OSError as error:
+        msg = f"{command[0]} cannot be run: {error}"
         raise SlurmUnavailable(msg) from None
     if check and done.returncode:
         raise SlurmUnavailable(explain(command[0], done))
     return done
+
+
+def plain_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what changes the clients' answers."""
+    return {name: value for name, value in variables.items() if not name.startswith(OF_USERS)}
 
 
 def explain(program: str, done: subprocess.CompletedProcess[str]) -> str:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from edit_sweeps import attempts, claims
 from edit_sweeps.cell import FAILURE_FILE, RECORD_FILE
 from edit_sweeps.claims import Owner
+from edit_sweeps.launcher.folders import Disk, read, read_disk
 from edit_sweeps.launcher.queue import Job, Slurm, SlurmUnavailable, is_live
 from edit_sweeps.launcher.submissions import INTENDED, REFUSED, Array, Submission, read_all
+
+__all__ = ["LIVE", "STATES", "CellLook", "known_cells", "look", "read"]
 
 STATES = ("done", "collapsed", "running", "pending", "failed", "lost", "missing")
 LIVE = ("running", "pending")
 CLAIMS = "claims"
+PLANNING = "planning"
+"""Claim of who submits now."""
 GRACE_S = 60.0
-"""A job that neither squeue nor sacct knows is given up only so long after it was submitted."""
+"""A job that neither squeue nor sacct knows is given up only so long after it was submitted, and a record that must
+be there is waited for so long after the end of its job: a shared file system may show it late."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class CellLook:
 
 @dataclass(frozen=True)
 class Place:
-    """The task of the newest submission that has a cell."""
+    """A task of a submission that has a cell."""
 
     submission: Submission
     array: Array
@@ -72,37 +77,6 @@ class Place:
     def job(self) -> str:
         """Slurm's id of the task."""
         return self.array.id_of(self.task)
-
-
-@dataclass
-class Disk:
-    """What a cell's folder says.
-
-    Attributes:
-        state: done | collapsed | failed, or empty.
-        why: Of a failure.
-        finished: When that was written.
-        submission: By whom.
-        lines: Of attempts.jsonl.
-    """
-
-    state: str = ""
-    why: str = ""
-    finished: str = ""
-    submission: str = ""
-    seconds: float | None = None
-    lines: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def starts(self) -> list[dict[str, Any]]:
-        """Attempts that were begun."""
-        return [line for line in self.lines if "started" in line]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the last attempt has no end."""
-        ended = {line["number"] for line in self.lines if "ended" in line}
-        return bool(self.starts) and self.starts[-1]["number"] not in ended
 
 
 def look(
@@ -122,15 +96,17 @@ def look(
     if names is not None:
         known = {name: known.get(name, name.rpartition("-")[2]) for name in names}
     disk = {name: read_disk(study / "cells" / name) for name in known}
-    places = newest_places(study)
-    unfinished = [name for name in known if not is_final(disk[name], places.get(name))]
-    if not unfinished:
-        return [judge(n, k, disk[n], places.get(n), None, Answer({})) for n, k in known.items()]
-    held = claims.held_names(study / CLAIMS, {known[name] for name in unfinished})
-    answer = Answer.of({name: places[name] for name in unfinished if name in places}, slurm)
-    disk |= {name: read_disk(study / "cells" / name) for name in unfinished}
+    places = all_places(study)
+    unfinished = [name for name in known if not is_final(disk[name], places.get(name, ())[:1])]
+    held: dict[str, Owner] = {}
+    answer = Answer({})
+    if unfinished:
+        held = claims.held_names(study / CLAIMS, {PLANNING, *(known[name] for name in unfinished)})
+        answer = Answer.of([places[name] for name in unfinished if name in places], slurm)
+        answer.planner = held.get(PLANNING)
+        disk |= {name: read_disk(study / "cells" / name) for name in unfinished}
     return [
-        judge(name, key, disk[name], places.get(name), held.get(key), answer)
+        judge(name, key, disk[name], answer.chosen(places.get(name, ())), held.get(key), answer)
         for name, key in known.items()
     ]
 
@@ -140,50 +116,55 @@ class Answer:
     """What Slurm said, once, of all jobs in question.
 
     Attributes:
-        jobs: By id.
+        jobs: By id; only jobs of ours, for a controller that lost its state gives ids again.
         silent: Why it could not be asked; empty when it could.
-        adopted: Ids of arrays whose submitter ended before it could write them down, by name.
+        planner: Who submits cells of the study now.
     """
 
     jobs: dict[str, Job]
     silent: str = ""
-    adopted: dict[str, str] = field(default_factory=dict)
+    planner: Owner | None = None
 
     @classmethod
-    def of(cls, places: Mapping[str, Place], slurm: Slurm | None) -> Answer:
-        """Ask for the tasks at `places`."""
+    def of(cls, places: Sequence[Sequence[Place]], slurm: Slurm | None) -> Answer:
+        """Ask for the tasks at `places`, the newest of a cell first.
+
+        Arrays whose submitter ended before it could write their ids down get them here, in memory.
+        """
         slurm = slurm or Slurm()
-        arrays = {id(place.array): place.array for place in places.values()}
+        arrays = {id(place.array): place.array for row in places for place in row}
         try:
-            adopted = {
-                array.name: found
-                for array in arrays.values()
-                if array.job is None and array.state == INTENDED
-                if (found := slurm.find(array.name))
-            }
-            ids = {place.job for place in places.values() if place.job} | set(adopted.values())
-            return cls(slurm.ask(ids), adopted=adopted)
+            for array in arrays.values():
+                if array.job is None and array.state == INTENDED:
+                    array.job = slurm.find(array.name)
+            newest = {row[0].job for row in places if row[0].job}
+            older = {place.job for row in places for place in row[1:] if place.job} - newest
+            found = slurm.ask(newest, older)
         except SlurmUnavailable as error:
             return cls({}, silent=str(error))
+        names = {array.job: array.name for array in arrays.values()}
+        return cls(
+            {i: job for i, job in found.items() if job.name in {"", names.get(i.partition("_")[0])}}
+        )
 
     def on(self, place: Place) -> Job | None:
-        """What is known of the task; a job of another name under its id is another's."""
-        array = place.array.job or self.adopted.get(place.array.name)
-        if array is None:
-            return None
-        one = len(place.array.tasks) == 1
-        job = self.jobs.get(array if one else f"{array}_{place.task}") or self.jobs.get(array)
-        return None if job is not None and job.name not in {"", place.array.name} else job
+        """What is known of the task, or of the whole array where its tasks are not told apart."""
+        return self.jobs.get(place.job) or self.jobs.get(place.array.job or "")
+
+    def chosen(self, places: Sequence[Place]) -> Place | None:
+        """The newest place whose job lives, else the newest: clocks of login nodes differ."""
+        living = (p for p in places if (job := self.on(p)) is not None and is_live(job))
+        return next(living, places[0] if places else None)
+
+    def plans(self, submission: Submission) -> bool:
+        """Whether the process that makes the submission is at it still."""
+        who = self.planner
+        return who is not None and (who.host, who.pid) == (submission.host, submission.pid)
 
 
-def is_final(disk: Disk, place: Place | None) -> bool:
+def is_final(disk: Disk, places: Sequence[Place]) -> bool:
     """Whether nothing is left to happen; a forced submission makes a done cell open again."""
-    forced = (
-        place is not None
-        and place.submission.force
-        and disk.submission != place.submission.id
-        and place.array.state != REFUSED
-    )
+    forced = any(p.submission.force and disk.submission != p.submission.id for p in places)
     return disk.state in {"done", "collapsed"} and not forced
 
 
@@ -191,28 +172,40 @@ def judge(
     name: str, key: str, disk: Disk, place: Place | None, holder: Owner | None, answer: Answer
 ) -> CellLook:
     """Where one cell is."""
+    final = is_final(disk, [place] if place else [])
     job = answer.on(place) if place else None
-    if is_final(disk, place):
+    if final:
         state, why = disk.state, disk.why
+    elif holder is not None and holder.job not in answer.jobs:
+        state, why = claimed(disk, holder)
     elif job is not None and is_live(job):
-        state, why = in_a_live_job(disk, place, job)
-    elif holder is not None and not ended(holder, answer):
-        state, why = "running" if disk.is_open else "pending", str(holder)
+        state, why = in_a_live_job(disk, place, job, holder)
+    elif holder is not None and not ended(answer.jobs[holder.job]):
+        state, why = claimed(disk, holder)
     elif place is None or failed_since(disk, place):
         state, why = without_a_job(disk)
     else:
-        state, why = without_an_end(place, job, answer)
+        state, why = without_an_end(disk, place, job, answer)
         if state == "lost" and disk.state in {"done", "collapsed"}:
             state, why = disk.state, f"not run again: {why}"
     seen = describe(name, key, disk, place, state, why, job=job)
-    return replace(seen, unasked=answer.silent) if place and not is_final(disk, place) else seen
+    return replace(seen, unasked=answer.silent) if place and not final else seen
 
 
-def in_a_live_job(disk: Disk, place: Place | None, job: Job) -> tuple[str, str]:
+def claimed(disk: Disk, holder: Owner) -> tuple[str, str]:
+    """State and reason of a cell that a process has; it may be at another one of the same trajectory."""
+    return "running" if disk.is_open_by(holder) else "pending", str(holder)
+
+
+def in_a_live_job(
+    disk: Disk, place: Place | None, job: Job, holder: Owner | None
+) -> tuple[str, str]:
     """State and reason of a cell whose job is queued or runs; it may run the cell, be past it, or not be there yet."""
     if job.state == "PENDING":
         return "pending", job.reason
-    if disk.is_open:
+    here = place.job if place else job.id
+    at_it = disk.is_open_by(holder) if holder and holder.job == here else disk.is_open_in(here)
+    if at_it:
         return "running", ""
     if failed_since(disk, place):
         return "failed", disk.why
@@ -220,15 +213,18 @@ def in_a_live_job(disk: Disk, place: Place | None, job: Job) -> tuple[str, str]:
 
 
 def failed_since(disk: Disk, place: Place | None) -> bool:
-    """Whether the cell's failure is younger than its last submission."""
-    since = place.submission.time if place else ""
-    return disk.state == "failed" and disk.finished >= since
+    """Whether the cell's failure is of its last submission, or younger; a node's clock may be late."""
+    if disk.state != "failed" or place is None:
+        return disk.state == "failed"
+    return place.submission.id == disk.submission or disk.finished >= place.submission.time
 
 
-def ended(holder: Owner, answer: Answer) -> bool:
-    """Whether the holder of a claim was a job that Slurm says has ended."""
-    job = answer.jobs.get(holder.job) if holder.job else None
-    return job is not None and not is_live(job)
+def ended(job: Job) -> bool:
+    """Whether a job, and with it its claims, is over by Slurm's word.
+
+    A node that Slurm has only lost sight of may run it still; its claim then says so, or grows stale.
+    """
+    return not is_live(job) and job.state != "NODE_FAIL"
 
 
 def without_a_job(disk: Disk) -> tuple[str, str]:
@@ -237,24 +233,50 @@ def without_a_job(disk: Disk) -> tuple[str, str]:
         return "failed", disk.why
     if disk.is_open:
         return "lost", "its process is gone and left nothing"
+    if disk.how == attempts.LOST:
+        return (
+            "lost",
+            "the machine failed it: disk full, file system or device gone; see its cell.log",
+        )
     return "missing", "interrupted" if disk.starts else ""
 
 
-def without_an_end(place: Place, job: Job | None, answer: Answer) -> tuple[str, str]:
+def without_an_end(disk: Disk, place: Place, job: Job | None, answer: Answer) -> tuple[str, str]:
     """State and reason of a submitted cell whose job does not live and has left nothing."""
     if answer.silent:
         return "pending", f"Slurm does not answer: {answer.silent}"
-    age = (datetime.now(UTC) - datetime.fromisoformat(place.submission.time)).total_seconds()
     if job is not None:
-        told = "DependencyNeverSatisfied" if job.state == "PENDING" else job.state
-        return "lost", f"job {job.id} ended as {told}" if told != "COMPLETED" else (
-            f"job {job.id} is COMPLETED and left no record"
-        )
-    if age < GRACE_S:
+        return after_the_end(disk, job)
+    if since(datetime.fromisoformat(place.submission.time)) < GRACE_S:
         return "pending", "Slurm does not know it yet"
-    if place.array.state == INTENDED and not place.job:
-        return "lost", "the submitting process ended before it was submitted"
-    return "lost", f"Slurm does not know job {place.job} any more"
+    if place.job:
+        return "lost", f"Slurm does not know job {place.job} any more"
+    if answer.plans(place.submission):
+        return "pending", f"being submitted by {answer.planner}"
+    return "lost", "the submitting process ended before it was submitted"
+
+
+def after_the_end(disk: Disk, job: Job) -> tuple[str, str]:
+    """State and reason of a cell without a record whose job has ended; where there must be one, it may yet be seen."""
+    if job.state == "PENDING":
+        return "lost", f"job {job.id} waits for what has failed: DependencyNeverSatisfied"
+    written = disk.how in {"done", "collapsed", "failed"} and disk.starts[-1].get("job") == job.id
+    if job.state == "COMPLETED" or written:
+        try:
+            just_now = abs(since(datetime.fromisoformat(job.end).astimezone())) < GRACE_S
+        except ValueError:  # Slurm does not say when
+            just_now = False
+        if just_now:
+            return "pending", f"job {job.id} has just ended; its record is not seen yet"
+    if job.state == "COMPLETED":
+        return "lost", f"job {job.id} is COMPLETED and left no record"
+    told = job.reason if job.reason.startswith(job.state) else job.state
+    return "lost", f"job {job.id} ended as {told}"
+
+
+def since(moment: datetime) -> float:
+    """Seconds from then to now."""
+    return (datetime.now(UTC) - moment).total_seconds()
 
 
 def describe(
@@ -271,8 +293,7 @@ def describe(
     last = disk.starts[-1] if disk.starts else {}
     seconds = disk.seconds if state not in LIVE else None
     if state == "running" and last:
-        begun = datetime.fromisoformat(last["started"])
-        seconds = (datetime.now(UTC) - begun).total_seconds()
+        seconds = since(datetime.fromisoformat(last["started"]))
     return CellLook(
         name=name,
         key=key,
@@ -303,45 +324,13 @@ def known_cells(study: Path) -> dict[str, str]:
     return known
 
 
-def newest_places(study: Path) -> dict[str, Place]:
-    """Cell -> the task of the newest submission that has it; refused arrays never had any."""
-    found: dict[str, Place] = {}
-    for submission in read_all(study):
+def all_places(study: Path) -> dict[str, list[Place]]:
+    """Cell -> the tasks that have it, the newest submission's first; refused arrays never had any."""
+    found: dict[str, list[Place]] = {}
+    for submission in reversed(list(read_all(study))):
         for array in submission.arrays:
             if array.state != REFUSED:
                 for index, task in enumerate(array.tasks):
-                    found |= {name: Place(submission, array, index) for name in task.cells}
+                    for name in task.cells:
+                        found.setdefault(name, []).append(Place(submission, array, index))
     return found
-
-
-def read_disk(folder: Path) -> Disk:
-    """What a cell's folder says; files that are being replaced are never half there."""
-    disk = Disk(lines=attempts.read(folder))
-    record, failure = read(folder / RECORD_FILE), read(folder / FAILURE_FILE)
-    if record is not None:
-        lost = [task for task in record["result"].get("errors", {}) if not task.startswith("save=")]
-        disk.state = "failed" if lost else str(record["state"])
-        disk.why = f"task {', '.join(lost)} failed" if lost else ""
-    elif failure is not None:
-        text = str(failure["result"].get("errors", {}).get("cell", "")).strip()
-        disk.state, disk.why = "failed", text.splitlines()[-1] if text else ""
-    newest = record or failure
-    if newest is not None:
-        told = newest.get("provenance", {})
-        disk.finished, disk.submission = finished(newest), str(told.get("submission", ""))
-        disk.seconds = told.get("seconds", {}).get("total")
-    return disk
-
-
-def finished(body: Mapping[str, Any]) -> str:
-    """When a record was written."""
-    return str(body.get("provenance", {}).get("finished", ""))
-
-
-def read(file: Path) -> dict[str, Any] | None:
-    """A JSON file; None where there is none."""
-    try:
-        body: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return body
