@@ -15,9 +15,9 @@ from pathlib import Path
 from edit_sweeps import claims
 from edit_sweeps.launcher.queue import Slurm
 from edit_sweeps.launcher.retrying import frozen_cells
-from edit_sweeps.launcher.settling import PLANNING, planning
+from edit_sweeps.launcher.settling import planning
 from edit_sweeps.launcher.showing import near
-from edit_sweeps.launcher.states import CLAIMS, CellLook, look
+from edit_sweeps.launcher.states import CLAIMS, PLANNING, CellLook, look
 from edit_sweeps.launcher.stopping import jobs_of
 from edit_sweeps.launcher.submissions import Submission, read_all
 

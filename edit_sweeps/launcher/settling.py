@@ -9,12 +9,11 @@ from pathlib import Path
 from edit_sweeps import claims
 from edit_sweeps.launcher.plan import Entry, Plan
 from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable, is_live
-from edit_sweeps.launcher.states import LIVE, CellLook, look
+from edit_sweeps.launcher.states import LIVE, PLANNING, CellLook, look
 from edit_sweeps.launcher.submissions import read_all
 from edit_sweeps.launcher.work import CLAIMS
 
 LOST_TOO_OFTEN = "lost to the machine too often"
-PLANNING = "planning"
 
 
 @contextmanager
@@ -74,16 +73,16 @@ def coming(study: Path, slurm: Slurm) -> dict[str, str]:
     A job that runs other cells too may fail because of them, so its end is waited for and not its success.
     """
     offers = [
-        (array.id_of(index), need, "afterany" if array.kind == "cells" else "afterok")
+        (array.id_of(index), array.name, need, "afterany" if array.kind == "cells" else "afterok")
         for submission in read_all(study)
         for array in submission.arrays
         if array.job
         for index, task in enumerate(array.tasks)
         for need in task.provides
     ]
-    jobs = slurm.ask({job for job, _, _ in offers})
+    jobs = slurm.ask((), {job for job, _, _, _ in offers})
     return {
         need: f"{condition}:{job}"
-        for job, need, condition in offers
-        if job in jobs and is_live(jobs[job])
+        for job, name, need, condition in offers
+        if job in jobs and is_live(jobs[job]) and jobs[job].name in {"", name}
     }
