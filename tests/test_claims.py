@@ -3,12 +3,10 @@
 import errno
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from pathlib import Path
 
@@ -322,16 +320,6 @@ def test_an_owner_written_by_another_version_is_read(tmp_path, held_elsewhere):
     assert claims.who(tmp_path, "cell").pid == held_elsewhere.pid
 
 
-def test_a_thousand_claims_cost_little_to_keep_and_to_look_at(tmp_path):
-    for name in range(1000):
-        (tmp_path / f"{name}.1").write_text(json.dumps(vars(claims.owner())))
-    began = time.process_time()
-    assert len(claims.held_names(tmp_path)) == 1000
-    for name in range(1000):
-        os.utime(tmp_path / f"{name}.1")
-    assert time.process_time() - began < 1
-
-
 RACER = """
 claims.POLL_S, claims.MOST_POLL_S = 0.001, 0.004
 while not (folder / "begin").exists(): time.sleep(0.005)
@@ -376,96 +364,3 @@ def test_of_many_that_see_a_dead_claim_one_takes_it_over(tmp_path, held_elsewher
     assert sorted(taker.stdout.readline().strip() for taker in takers) == ["False"] * 5 + ["True"]
     for taker in takers:
         taker.communicate("\n", timeout=30)
-
-
-STEPS = ("_listing", "_create", "_replace", "_remove", "_read")
-
-
-class Interleaved:
-    """Runs threads one step on the file system at a time, in an order drawn from a seed."""
-
-    def __init__(self, monkeypatch, seed):
-        self.draw, self.turns, self.arrived = random.Random(seed), {}, threading.Semaphore(0)
-        self.failures = []
-        for step in STEPS:
-            monkeypatch.setattr(claims, step, self.stepped(getattr(claims, step)))
-        monkeypatch.setattr(claims, "_listing", self.in_two_looks(claims._listing))
-
-    def in_two_looks(self, listing):
-        """As a folder is read: one half of its files as they were before, one as they are now."""
-
-        def looks(folder):
-            halves, odd = (listing(folder), listing(folder)), self.draw.randrange(2)
-            return [f for half in (0, 1) for f in halves[half] if (ord(f[-1]) + odd) % 2 == half]
-
-        return looks
-
-    def stepped(self, function):
-        def waits(*args):
-            self.pause()
-            return function(*args)
-
-        return waits
-
-    def pause(self):
-        turn = self.turns.get(threading.current_thread())
-        if turn is not None:
-            self.arrived.release()
-            turn.acquire()
-
-    def run(self, work, count):
-        def guarded(number):
-            try:
-                self.pause()
-                work(number)
-            except BaseException as error:
-                self.failures.append(error)
-            finally:
-                self.turns.pop(threading.current_thread())
-                self.arrived.release()
-
-        threads = [threading.Thread(target=guarded, args=(n,), name=str(n)) for n in range(count)]
-        self.turns = {thread: threading.Semaphore(0) for thread in threads}
-        for thread in threads:
-            thread.start()
-            self.arrived.acquire()
-        favourite = None
-        while self.turns:
-            if favourite not in self.turns or self.draw.random() < 0.3:  # long sleeps of the others
-                favourite = self.draw.choice(sorted(self.turns, key=lambda thread: thread.name))
-            self.turns[favourite].release()
-            self.arrived.acquire()
-        for thread in threads:
-            thread.join()
-
-
-@pytest.mark.parametrize("before", ["nothing", "released", "stale"])
-def test_in_whatever_order_their_steps_come_two_never_hold_at_once(tmp_path, monkeypatch, before):
-    inside, turns = [], []
-
-    def takes(folder):
-        for _ in range(4):
-            held = claims.try_hold(folder, "cell")
-            if held is None:
-                continue
-            inside.append(held)
-            assert len(inside) == 1
-            claims._listing(folder)  # others have their turns
-            assert held.is_ours()
-            inside.remove(held)
-            turns.append(held)
-            held.release()
-
-    for seed in range(100):
-        folder = tmp_path / str(seed)
-        if before != "nothing":
-            claims.try_hold(folder, "cell").release()
-        if before == "stale":
-            (folder / "cell.1").write_text("")
-            age(folder / "cell.1", claims.STALE_S + 1)
-        with monkeypatch.context() as patch:
-            steps = Interleaved(patch, seed)
-            steps.run(lambda _, folder=folder: takes(folder), 3)
-        assert not steps.failures, f"seed {seed}: {steps.failures}"
-        assert claims.who(folder, "cell") is None
-    assert len(turns) > 300

@@ -3,13 +3,11 @@
 import json
 import os
 import platform
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from edit_sweeps import attempts, claims
-from edit_sweeps.launcher.folders import read_ends
 from edit_sweeps.launcher.queue import Job, SlurmUnavailable
 from edit_sweeps.launcher.states import look
 from edit_sweeps.launcher.submissions import INTENDED, REFUSED, SUBMITTED, Array, Submission, Task
@@ -239,9 +237,6 @@ def test_a_forced_submission_opens_a_done_cell_again(folder):
     assert state_of(folder, Answers(job("FAILED"))).state == "done", "the old record is still there"
 
 
-# What one answer alone would get wrong.
-
-
 def local(seconds_ago):
     """A moment as Slurm writes it."""
     moment = datetime.now(UTC).astimezone() - timedelta(seconds=seconds_ago)
@@ -379,24 +374,8 @@ def test_a_record_that_cannot_be_read_fails_its_cell_and_no_other(folder):
     assert len(look(folder, Answers())) == 2
 
 
-@pytest.mark.parametrize("edits", [0, 1, 3000])
-@pytest.mark.parametrize("indent", [1, None])
-def test_the_ends_of_a_record_say_what_the_whole_does(folder, edits, indent):
-    record = make_record("rome", 1)
-    odd = {"nli": 'a\n  "errors": {}, a "quote" and\n "provenance": {}'}
-    record.errors, record.state = odd, "collapsed"
-    record.traces = [{"case_id": str(i), "loss": 0.1} for i in range(edits)]
-    record.save(folder)
-    whole = json.loads((folder / "record.json").read_text())
-    (folder / "record.json").write_text(json.dumps(whole, indent=indent, ensure_ascii=False))
-    ends = read_ends(folder / "record.json")
-    assert ends["state"] == "collapsed"
-    assert ends["result"]["errors"] == odd
-    assert ends["provenance"] == whole["provenance"]
-
-
 @pytest.mark.slow
-def test_a_thousand_cells_of_a_thousand_edits_are_looked_at_in_under_a_second(tmp_path):
+def test_a_thousand_cells_take_one_question_to_slurm(tmp_path):
     study = tmp_path / "outputs" / "many"
     record = make_record("rome", 1)
     numbers = {"loss": 0.123456789, "steps": 20, "nll": 0.123456789, "shift_norm": 1.23456789}
@@ -414,8 +393,6 @@ def test_a_thousand_cells_of_a_thousand_edits_are_looked_at_in_under_a_second(tm
     one.arrays = [Array("es-main", "cells", tasks, 60, 1, job="17", state=SUBMITTED)]
     one.save()
     slurm = Answers(*(job("RUNNING", task=f"17_{i}") for i in range(1000)))
-    begin = time.process_time()
     states = [each.state for each in look(study, slurm)]
-    spent = time.process_time() - begin
     assert (states.count("done"), states.count("pending")) == (500, 500)
-    assert spent < 1
+    assert len(slurm.asked) == 1
