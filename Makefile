@@ -23,13 +23,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 install: $(VENV)/.installed ## .venv with the program
 dev: $(VENV)/.installed-dev ## .venv with the program and what its tests need
 
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SLURM := slurmctld slurmd slurm-client slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core
 
 setup-ci: ## system packages that the slow tests need: a real Slurm, started by tests only (Debian, as root)
 	@for program in slurmctld slurmdbd mariadbd; do \
 	  PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM); fi
+	  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $(SLURM); fi
 
 sweep: install ## the first sweep: two editors, three edit counts, eight tasks, a report; minutes
 	$(BIN)/python launch.py -m editor=rome,memit num_edits=1,10,100
