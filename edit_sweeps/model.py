@@ -20,7 +20,6 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from edit_sweeps import hub_cache
 from edit_sweeps.architectures import Architecture, architecture
 from edit_sweeps.model_facts import (
     LONGEST,
@@ -28,6 +27,7 @@ from edit_sweeps.model_facts import (
     brief,
     describe_model,
     resolve_pretrained,
+    tokenizer_place,
 )
 
 log = logging.getLogger(__name__)
@@ -237,10 +237,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerFast:
     Raises:
         ValueError: A folder or miniature that does not exist.
     """
-    place, revision = resolve_pretrained(source.tokenizer or source.pretrained), source.revision
-    if source.tokenizer:  # of another repository: at the commit that is in the cell's key
-        on_hub = isinstance(place, str)
-        revision = hub_cache.commit_of("models", source.tokenizer, None) if on_hub else None
+    place, revision = tokenizer_place(source)
     options = {"revision": revision} if revision else {}
     return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 

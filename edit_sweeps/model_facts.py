@@ -164,8 +164,8 @@ def file_of(place: str | Path, name: str, revision: str | None) -> Path:
     return Path(hf_hub_download(place, name, revision=revision))
 
 
-def tokenizer_file(source: ModelSource) -> Path | None:
-    """The tokenizer.json that `model.load_tokenizer` reads; None where the model has none.
+def tokenizer_place(source: ModelSource) -> tuple[str | Path, str | None]:
+    """Folder or hub id, and revision, of the model's tokenizer, or of the one that `source` names instead.
 
     Raises:
         ValueError: A folder or miniature that does not exist.
@@ -174,6 +174,16 @@ def tokenizer_file(source: ModelSource) -> Path | None:
     if source.tokenizer:  # of another repository: at the commit that is in the cell's key
         on_hub = isinstance(place, str)
         revision = hub_cache.commit_of("models", source.tokenizer, None) if on_hub else None
+    return place, revision
+
+
+def tokenizer_file(source: ModelSource) -> Path | None:
+    """The tokenizer.json that `model.load_tokenizer` reads; None where the model has none.
+
+    Raises:
+        ValueError: A folder or miniature that does not exist.
+    """
+    place, revision = tokenizer_place(source)
     try:
         file = file_of(place, "tokenizer.json", revision)
     except OSError:

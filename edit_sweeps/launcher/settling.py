@@ -9,9 +9,8 @@ from pathlib import Path
 from edit_sweeps import claims
 from edit_sweeps.launcher.plan import Entry, Plan
 from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable, is_live
-from edit_sweeps.launcher.states import LIVE, PLANNING, CellLook, look
+from edit_sweeps.launcher.states import CLAIMS, LIVE, PLANNING, CellLook, look
 from edit_sweeps.launcher.submissions import read_all
-from edit_sweeps.launcher.work import CLAIMS
 
 LOST_TOO_OFTEN = "lost to the machine too often"
 

@@ -17,11 +17,11 @@ from typing import Any
 from edit_sweeps import data_root
 from edit_sweeps.cell import Cell, Tree
 from edit_sweeps.config import CONF, SCHOOLS
+from edit_sweeps.model_facts import NAMES
 
 log = logging.getLogger(__name__)
 
-DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-"""What families call the number of blocks in their config.json."""
+DEPTH_KEYS = NAMES["n_layers"]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from omegaconf import OmegaConf
 from edit_sweeps import claims, data_root, prepared
 from edit_sweeps.building import build_editor, pick
 from edit_sweeps.cell import CONFIG_FILE, RECORD_FILE, Cell
+from edit_sweeps.launcher.states import CLAIMS
 from edit_sweeps.record import Record
 from edit_sweeps.tracking import WandbSettings, push
 
 log = logging.getLogger(__name__)
-
-CLAIMS = "claims"
 
 
 @dataclass
