@@ -244,23 +244,24 @@ def local(seconds_ago):
 
 
 @pytest.mark.parametrize(
-    ("state", "how", "end", "seen"),
+    ("state", "how", "seconds_ago", "seen"),
     [
-        ("COMPLETED", None, local(5), "pending"),
-        ("COMPLETED", None, local(3600), "lost"),
-        ("COMPLETED", None, "Unknown", "lost"),
-        ("FAILED", "done", local(5), "pending"),
-        ("FAILED", "done", local(3600), "lost"),
-        ("FAILED", "infrastructure", local(5), "lost"),
-        ("CANCELLED", "interrupted", local(5), "lost"),
+        ("COMPLETED", None, 5, "pending"),
+        ("COMPLETED", None, 3600, "lost"),
+        ("COMPLETED", None, None, "lost"),
+        ("FAILED", "done", 5, "pending"),
+        ("FAILED", "done", 3600, "lost"),
+        ("FAILED", "infrastructure", 5, "lost"),
+        ("CANCELLED", "interrupted", 5, "lost"),
     ],
 )
 def test_a_record_that_must_be_there_is_waited_for_after_the_end_of_its_job(
-    folder, state, how, end, seen
+    folder, state, how, seconds_ago, seen
 ):
     submitted(folder)
     if how:
         begun(folder, how=how)
+    end = "Unknown" if seconds_ago is None else local(seconds_ago)
     assert state_of(folder, Answers(job(state, end=end))).state == seen
 
 
