@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -104,26 +104,28 @@ def logs(
     ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", help="Of the end of the log.", min=1)] = 50,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Stay, and show what comes.")
+        bool,
+        typer.Option("--follow", "-f", help="Stay until the cell has ended, and show what comes."),
     ] = False,
 ) -> None:
-    """Why a cell failed, and the end of its log; of the job's own log where the cell never began."""
-    from edit_sweeps.launcher.reading_logs import file_of, story_of
+    """Why a cell failed, and the end of its log; of the job's own log where the cell never began.
+
+    With --follow the exit code is 1 if the cell is failed, lost or missing at the end; Ctrl-C only stops looking.
+    """
+    from edit_sweeps.launcher.following import BAD
+    from edit_sweeps.launcher.reading_logs import follow_log, story_of
 
     with without_traceback():
         folder = find_cell(cell, study)
     print(story_of(folder, lines))
-    file = file_of(folder)
-    if not follow or file is None:
+    if not follow:
         return
-    with file.open(encoding="utf-8", errors="replace") as text:
-        text.seek(0, 2)
-        try:
-            while True:
-                print(text.read(), end="", flush=True)
-                time.sleep(0.5)
-        except KeyboardInterrupt:
-            raise typer.Exit from None
+    try:
+        state = follow_log(folder, partial(print, end="", flush=True), pause_s=0.5, look_s=5.0)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+    print(f"{folder.name}: {state}")
+    raise typer.Exit(1 if state in BAD else 0)
 
 
 @app.command()

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from edit_sweeps import studies, tracking
-from edit_sweeps.launcher import pushing
+from edit_sweeps.launcher import pushing, reading_logs
 from edit_sweeps.launcher.queue import Job
-from edit_sweeps.launcher.reading_logs import tail
+from edit_sweeps.launcher.reading_logs import follow_log, tail
+from edit_sweeps.launcher.states import CellLook
 from edit_sweeps.launcher.stopping import jobs_of, told_of
 from edit_sweeps.launcher.submissions import Array, Submission, Task
 from tests.synthetic_study import write_study
@@ -86,3 +87,53 @@ def test_a_whole_word_of_a_name_comes_before_part_of_one(tmp_path, monkeypatch):
     assert studies.find_cell("n30").name == "memit-n30-s0-abc"
     with pytest.raises(studies.NotFoundError, match="names of 2 cells"):
         studies.find_cell("n3")
+
+
+def test_a_followed_log_is_that_of_the_job_then_the_cells_own_until_the_cell_has_ended(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "outputs" / "one" / "cells" / "rome-abc"
+    folder.mkdir(parents=True)
+    job, own, shown = tmp_path / "job.out", folder / "cell.log", []
+
+    def grow(path, text):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    moments = [
+        ("pending", lambda: grow(job, "node7\n")),
+        ("pending", lambda: grow(job, "half a ")),
+        ("pending", lambda: grow(job, "line\n")),
+        ("running", lambda: grow(own, "éditer\n")),
+        ("running", lambda: own.write_text("anew\n")),
+        ("failed", lambda: grow(own, "no newline")),
+    ]
+    now = iter(moments)
+    state = ["pending"]
+
+    def sleep(_):
+        state[0], change = next(now)
+        change()
+
+    monkeypatch.setattr(reading_logs.time, "sleep", sleep)
+    monkeypatch.setattr(
+        reading_logs, "look", lambda *_, **__: [CellLook("rome-abc", "abc", state[0], log=job)]
+    )
+    assert follow_log(folder, shown.append, pause_s=0, look_s=0) == "failed"
+    assert [text for text in shown if text] == [
+        "node7\n",
+        "half a line\n",
+        "éditer\n",
+        "anew\n",
+        "no newline",
+    ]
+
+
+def test_following_a_log_begins_where_it_ends_and_a_cell_that_has_ended_adds_nothing(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "cell.log").write_text("told before\n")
+    monkeypatch.setattr(reading_logs, "look", lambda *_, **__: [CellLook("x", "k", "done")])
+    shown = []
+    assert follow_log(tmp_path, shown.append, pause_s=0, look_s=0) == "done"
+    assert "".join(shown) == ""
