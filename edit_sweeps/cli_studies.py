@@ -251,8 +251,13 @@ def push(
     study: Study,
     *,
     mode: Annotated[str, typer.Option(help="online | offline | auto")] = "online",
-    project: Annotated[str, typer.Option(help="W&B project.")] = "edit-sweeps",
-    entity: Annotated[str | None, typer.Option(help="W&B team or user.")] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(help="W&B project; that of the jobs' offline runs, else edit-sweeps."),
+    ] = None,
+    entity: Annotated[
+        str | None, typer.Option(help="W&B team or user; that of the offline runs, else the key's.")
+    ] = None,
 ) -> None:
     """Mirror a study's records to W&B from here, for jobs whose nodes have no network. Again: only what is new.
 

@@ -90,8 +90,9 @@ def push(folder: Path, study: str, settings: WandbSettings) -> str:
         found = {"outcome": f"failed: {error}"}
     if found["outcome"].startswith("failed"):
         log.warning("W&B: %s: %s (the record is safe)", folder.name, found["outcome"])
-    note = {"outcome": "", "mode": mode, "run_id": run_id(study, folder)} | found
+    note: Note = {"outcome": "", "mode": mode, "run_id": run_id(study, folder)} | found
     note |= {
+        "where": where(settings),
         "record": record_digest(folder),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -100,6 +101,12 @@ def push(folder: Path, study: str, settings: WandbSettings) -> str:
     except OSError as error:
         log.warning("W&B: cannot note the outcome for %s: %s", folder.name, error)
     return str(found["outcome"])
+
+
+def where(settings: WandbSettings) -> Note:
+    """Project, entity, group and tags: what a later push from elsewhere keeps to."""
+    fields = ("project", "entity", "group")
+    return {name: getattr(settings, name) for name in fields} | {"tags": list(settings.tags)}
 
 
 def resolve_mode(mode: str) -> str:

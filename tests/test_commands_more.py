@@ -21,10 +21,13 @@ def mirrored(tmp_path, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     study = write_study(tmp_path / "outputs" / "rome")
-    child = SimpleNamespace(calls=0, found={"outcome": "offline", "reason": "no API key"})
+    child = SimpleNamespace(
+        calls=0, found={"outcome": "offline", "reason": "no API key"}, settings=[]
+    )
 
-    def run_child(*_):
+    def run_child(arguments, _):
         child.calls += 1
+        child.settings.append(json.loads(arguments[arguments.index("--settings") + 1]))
         return child.found
 
     monkeypatch.setattr(tracking, "run_child", run_child)
@@ -46,6 +49,21 @@ def test_writing_off_line_is_a_success_when_that_was_asked_for(mirrored):
     study, _ = mirrored
     outcome = pushing.push_study(study, mode="offline", project="p", entity=None)
     assert (outcome.failed, outcome.text) == (0, "rome: 10 offline")
+
+
+@pytest.mark.parametrize("asked", [None, "other"])
+def test_a_later_push_keeps_to_what_the_job_was_told_and_options_come_first(mirrored, asked):
+    study, child = mirrored
+    first, *_ = sorted((study / "cells").iterdir())
+    told = tracking.WandbSettings(mode="offline", project="p", entity="e", group="g", tags=("t",))
+    tracking.push(first, study.name, told)
+    child.settings.clear()
+    child.found = {"outcome": "pushed"}
+    assert pushing.push_study(study, mode="online", project=asked, entity=None).failed == 0
+    sent, untold, *_ = child.settings
+    keys = ("project", "entity", "group", "tags")
+    assert [sent[key] for key in keys] == [asked or "p", "e", "g", ["t"]]
+    assert [untold[key] for key in keys] == [asked or "edit-sweeps", None, None, []]
 
 
 def test_a_job_whose_submitter_died_is_cancelled_too_and_its_other_cells_are_named(tmp_path):

@@ -31,13 +31,20 @@ class Outcome:
     failed: int
 
 
-def push_study(study: Path, *, mode: str, project: str, entity: str | None) -> Outcome:
+def push_study(study: Path, *, mode: str, project: str | None, entity: str | None) -> Outcome:
     """Mirror every record of a study that is not on the server yet; records are read and never changed.
+
+    Args:
+        study: Its folder.
+        mode: Of `WandbSettings`.
+        project: None: the one that the cell's job wrote its run for, else the usual one.
+        entity: None: that of the cell's job, else the key's own.
 
     Raises:
         ValueError: An unknown mode.
     """
-    settings = WandbSettings(mode=mode, project=project, entity=entity)
+    asked = {name: v for name, v in (("project", project), ("entity", entity)) if v is not None}
+    WandbSettings(mode=mode)  # refused before the first record, not at it
     folders = [
         folder
         for folder in sorted((study / "cells").glob("[!.]*/"))
@@ -50,7 +57,8 @@ def push_study(study: Path, *, mode: str, project: str, entity: str | None) -> O
         if already_mirrored(folder, resolve_mode(mode)):
             counts["there already"] += 1
             continue
-        found = push(folder, study.name, settings)
+        settings = read_note(folder).get("where", {}) | asked
+        found = push(folder, study.name, WandbSettings(mode=mode, **settings))
         kind, _, reason = found.partition(": ")
         if kind == "offline" and resolve_mode(mode) == "online":  # it is safe here, but not there
             kind, reason = "failed", str(read_note(folder).get("reason") or "only written off line")
