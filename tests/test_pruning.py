@@ -40,7 +40,7 @@ def finish(cell, state="done", errors=None):
 def pruned(tmp_path, monkeypatch):
     """One submission of two cells of two trajectories, each with a prefix, a month old; Slurm has forgotten it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Slurm, "ask", lambda self, ids: {})
+    monkeypatch.setattr(Slurm, "ask", lambda self, ids, older=(): {})
     monkeypatch.setattr(pruning, "arrays_alive", lambda study: set())
     study = tmp_path / "outputs" / "main"
     cells = [made_up_cell(seed=seed, study=study) for seed in (0, 1)]
