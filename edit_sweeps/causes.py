@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import subprocess
 
 EXCEPTION = "exception"
 INFRASTRUCTURE = "infrastructure"
@@ -21,6 +22,7 @@ DEVICE = re.compile(
     re.IGNORECASE,
 )
 """What CUDA says of a card that is broken, taken or gone; running out of its memory is the cell's own doing."""
+REQUEUE = "scontrol"
 OF_RUST = re.compile(r"\(os error (\d+)\)")
 """How safetensors and tokenizers pass an error of the system on."""
 
@@ -33,6 +35,8 @@ def cause_of(error: BaseException) -> str:
             return INFRASTRUCTURE
         if isinstance(seen, OSError) and seen.errno in MACHINE:
             return INFRASTRUCTURE
+        if cannot_queue_again(seen):
+            return INFRASTRUCTURE
         if isinstance(seen, RuntimeError) and DEVICE.search(str(seen)):
             return INFRASTRUCTURE
         told = OF_RUST.search(str(seen))
@@ -40,3 +44,12 @@ def cause_of(error: BaseException) -> str:
             return INFRASTRUCTURE
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return EXCEPTION
+
+
+def cannot_queue_again(error: BaseException) -> bool:
+    """Whether it is the call by which submitit queues a job again; the warning comes in the middle of a cell."""
+    if isinstance(error, FileNotFoundError):
+        return error.filename == REQUEUE
+    if isinstance(error, subprocess.CalledProcessError | subprocess.TimeoutExpired):
+        return not isinstance(error.cmd, str) and list(error.cmd)[:1] == [REQUEUE]
+    return False

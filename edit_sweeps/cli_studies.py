@@ -12,7 +12,15 @@ from typing import Annotated
 import typer
 
 from edit_sweeps.home import NotFoundError, without_traceback
-from edit_sweeps.studies import Cells, Study, complete_cell, complete_study, find_cell, find_study
+from edit_sweeps.studies import (
+    Cells,
+    Study,
+    complete_cell,
+    complete_study,
+    find_cell,
+    find_study,
+    with_part,
+)
 
 app = typer.Typer()
 
@@ -137,7 +145,7 @@ def cancel(
 ) -> None:
     """Cancel the queued and running jobs of a study, or those that have some cells. What is done is kept."""
     from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable
-    from edit_sweeps.launcher.stopping import jobs_of, told_of
+    from edit_sweeps.launcher.stopping import jobs_of, note_stop, told_of
 
     with without_traceback(SlurmUnavailable):
         folder = find_study(study)
@@ -151,6 +159,7 @@ def cancel(
         if not yes:
             typer.confirm("Cancel them?", abort=True)
         slurm.cancel(list(jobs))
+        note_stop(folder, jobs)
     print(
         f"Cancelled {len(jobs)} jobs. The same launch.py command submits again what they had not done."
     )
@@ -283,8 +292,11 @@ def names_of(folder: Path, parts: list[str] | None) -> set[str] | None:
     from edit_sweeps.launcher.states import known_cells
 
     known = known_cells(folder)
+    found: set[str] = set()
     for part in parts:
-        if not any(part in name for name in known):
+        named = with_part(known, part)
+        if not named:
             msg = f"no cell of {folder.name} has {part!r} in its name"
             raise NotFoundError(msg)
-    return {name for name in known if any(part in name for part in parts)}
+        found |= set(named)
+    return found

@@ -268,9 +268,10 @@ def load_baseline(cell: Cell) -> Record | None:
     """The unedited model's record with its samples; None for the baseline itself or when there is none."""
     if cell.is_baseline or not cell.config["task"]:
         return None
-    folder = baseline_folder(cell)
-    if (folder / RECORD_FILE).exists():
-        return Record.load(folder, samples=True)
+    own = (cell.study / "cells").glob(f"*-{cell.baseline}")
+    for folder in (baseline_folder(cell), *own):  # the study's own outlives another cache_dir
+        if (folder / RECORD_FILE).exists():
+            return Record.load(folder, samples=True)
     log.warning("no baseline for %s: its scores stand without differences", cell.name)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -74,11 +75,8 @@ def find_cell(part: str, study: str | None = None) -> Path:
     """
     folders = [find_study(study)] if study else list(known_studies().values())
     cells = [cell for folder in folders for cell in cells_of(folder)]
-    found = (
-        [cell for cell in cells if cell.name == part]
-        or [cell for cell in cells if f"-{part}-" in f"-{cell.name}-"]  # n30 is not n300
-        or [cell for cell in cells if part in cell.name]
-    )
+    named = set(with_part([cell.name for cell in cells], part))
+    found = [cell for cell in cells if cell.name in named]
     if len(found) == 1:
         return found[0]
     some = "\n".join(f"  {cell.parent.parent.name}: {cell.name}" for cell in found[:10])
@@ -88,6 +86,16 @@ def find_cell(part: str, study: str | None = None) -> Path:
     else:
         msg = f"no cell of {', '.join(folder.name for folder in folders)} has {part!r} in its name"
     raise NotFoundError(msg)
+
+
+def with_part(names: Iterable[str], part: str) -> list[str]:
+    """Names that are `part`, else those that have it as whole words, else those that have it anywhere."""
+    names = list(names)
+    return (
+        [name for name in names if name == part]
+        or [name for name in names if f"-{part}-" in f"-{name}-"]  # n30 is not n300
+        or [name for name in names if part in name]
+    )
 
 
 def complete_study(incomplete: str) -> list[str]:

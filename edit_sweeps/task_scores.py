@@ -22,6 +22,7 @@ from submitit.core.utils import UncompletedJobError
 from torch import Tensor
 from tqdm import tqdm
 
+from edit_sweeps.causes import INFRASTRUCTURE, cause_of
 from edit_sweeps.model import EditableModel
 from edit_sweeps.record import Score
 from edit_sweeps.task_metrics import collect
@@ -117,6 +118,8 @@ class Bench:
             except UncompletedJobError:
                 raise
             except Exception as error:
+                if cause_of(error) == INFRASTRUCTURE:  # no result of the task, and tried again
+                    raise
                 log.exception("task %s failed", name)
                 results.errors[name] = _message(error)
             results.seconds[name] = time.perf_counter() - start

@@ -137,7 +137,7 @@ def tell(plan: Plan, submission: Submission | None) -> str:
     if live:
         lines.append(f"{many(len(live), 'cell')} queued or running already, left alone.")
     if submission is None:
-        done = len(plan.entries) - len(live) - len(left)
+        done = sum(entry.state in settling.FINISHED for entry in plan.entries)
         lines.append(f"Nothing to submit: {done} of {len(plan.entries)} cells are done.")
     else:
         cells = sum(len(task.cells) for array in submission.arrays for task in array.tasks)

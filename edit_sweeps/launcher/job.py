@@ -15,6 +15,7 @@ from pathlib import Path
 from submitit.helpers import DelayedSubmission
 
 from edit_sweeps import attempts, claims, provenance, this_job
+from edit_sweeps.causes import INFRASTRUCTURE, cause_of
 from edit_sweeps.cell import Cell, Tree
 from edit_sweeps.launcher import drift
 from edit_sweeps.launcher.submissions import Submission
@@ -86,17 +87,27 @@ def run_units(folder: Path, names: tuple[str, ...]) -> str:
         patience_s=claims.STALE_S + 2 * claims.BEAT_S,
         total=len(cells),
     )
-    for unit in units:
-        for cell in unit.prepare:
-            work.prepare(cell)
-        for chain in unit.chains:
-            for _ in work.run_chain(chain):
-                pass
+    try:
+        for unit in units:
+            run_unit(unit, work)
+    except Exception as error:  # what a disk or a device did before or between cells
+        if cause_of(error) == INFRASTRUCTURE:
+            try_again(cells, ranks, config, machine_failed=True)
+        raise
     unfinished = [cell for cell in cells if not work.is_finished(cell)]
     if unfinished:
-        try_again(unfinished, ranks)
+        try_again(unfinished, ranks, config, machine_failed=work.machine_failed)
         raise UnfinishedError(explain(unfinished, len(cells), set(work.elsewhere)))
     return f"{len(cells)} cells done"
+
+
+def run_unit(unit: Unit, work: Work) -> None:
+    """What its cells share, then the cells, one after the other."""
+    for cell in unit.prepare:
+        work.prepare(cell)
+    for chain in unit.chains:
+        for _ in work.run_chain(chain):
+            pass
 
 
 def load_unit(submission: Submission, name: str) -> Unit:
@@ -135,18 +146,34 @@ def check_drift(submission: Submission, config: Tree) -> None:
     log.warning("%s", text)
 
 
-def try_again(unfinished: list[Cell], ranks: int) -> None:
-    """Queue this job again when the machine is to blame for a cell, as often in a row as cluster.max_losses allows."""
+def try_again(unfinished: list[Cell], ranks: int, config: Tree, *, machine_failed: bool) -> None:
+    """Queue this job again when the machine is to blame, as often in a row as cluster.max_losses allows.
+
+    Args:
+        unfinished: Cells of this job; their attempts tell how often the machine took them.
+        ranks: Processes of this job; one of several must not end the others.
+        config: Of one cell.
+        machine_failed: The machine is known to be to blame, whether or not that could be noted. Then the
+            restarts of the job count, too.
+    """
     lines = [attempts.read(cell.folder) for cell in unfinished]
     blamed = [each for each in lines if each and each[-1].get("how") == attempts.LOST]
-    most = unfinished[0].config["cluster"]["max_losses"]
-    if not blamed or ranks > 1 or max(map(attempts.losses, blamed)) >= most:
+    in_a_row = [attempts.losses(each) for each in blamed]
+    if not blamed and machine_failed:
+        in_a_row = [1 + this_job.restarts()]
+    if not in_a_row or ranks > 1 or max(in_a_row) >= config["cluster"]["max_losses"]:
         return
     job = os.environ.get("SLURM_JOB_ID", "")
-    log.warning("the machine is to blame for %d cells; job %s is queued again", len(blamed), job)
-    done = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
-    if done.returncode:
-        log.error("scontrol requeue %s: %s", job, done.stderr.strip())
+    log.warning("the machine is to blame; job %s is queued again", job)
+    try:
+        done = subprocess.run(
+            ["scontrol", "requeue", job], check=False, capture_output=True, text=True
+        )
+        told = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        told = str(error)
+    if told:
+        log.error("scontrol requeue %s: %s", job, told)
         return
     time.sleep(LEAVE_AFTER_S)  # Slurm ends this process before that
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,11 +265,12 @@ def decide(cell: Cell, state: str) -> tuple[bool, str]:
 
 
 def adopt_baseline(cell: Cell) -> None:
-    """Copy a baseline that another study has computed into this study."""
+    """Copy a baseline that another study has computed into this study, the record last: two may do it at once."""
     kept = Path(cell.config["cache_dir"]) / "baselines" / cell.key
     if (kept / cells.RECORD_FILE).exists() and not (cell.folder / cells.RECORD_FILE).exists():
-        aside = cell.folder.with_name(f".{cell.folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(kept, aside)
-        shutil.rmtree(cell.folder, ignore_errors=True)
-        aside.rename(cell.folder)
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cell.folder, prefix=".adopted") as aside:
+            for file in sorted(kept.iterdir(), key=lambda file: file.name == cells.RECORD_FILE):
+                if file.is_file():
+                    shutil.copy2(file, aside)
+                    (Path(aside) / file.name).replace(cell.folder / file.name)

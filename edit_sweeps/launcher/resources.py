@@ -108,6 +108,10 @@ def to_minutes(time: object) -> int:
     raise ValueError(msg)
 
 
+OURS = {"job-name", "dependency", "array", "signal", "output", "error", "chdir"}
+"""Parameters of sbatch that states and prerequisites stand on."""
+
+
 def check_cluster(config: Tree) -> list[str]:
     """What is wrong with the settings of `cluster` and `model.resources` in one cell."""
     cluster, model = config["cluster"], config["model"]["resources"]
@@ -127,6 +131,11 @@ def check_cluster(config: Tree) -> list[str]:
                 to_minutes(value)
             except ValueError as error:
                 reasons.append(f"{name.removesuffix('time')}{error}")
+    taken = sorted({name.replace("_", "-") for name in cluster["extra"]} & OURS)
+    if taken:
+        reasons.append(
+            f"cluster.extra.{taken[0]}: set by the program itself, to find its jobs and order them"
+        )
     if not reasons and cluster["executor"] == "slurm":
         reasons += check_warning(config)
     gpus = model["gpus"] if cluster["gpus"] is None else cluster["gpus"]

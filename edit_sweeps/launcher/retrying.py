@@ -54,10 +54,12 @@ def retry(study: Path, names: Collection[str] | None = None, *, dry_run: bool = 
             )
         if dry_run or not cells:
             return "\n".join([f"{len(cells)} cells would be submitted again:", *lines])
-        for cell in cells.values():
-            forgive(cell)
-        submission = submit_again(study, list(cells.values()), slurm, held)
-    arrays = [cluster.describe_array(submission, i) for i in range(len(submission.arrays))]
+        submissions = submit_again(study, list(cells.values()), slurm, held)
+    arrays = [
+        cluster.describe_array(submission, i)
+        for submission in submissions
+        for i in range(len(submission.arrays))
+    ]
     return "\n".join([f"Submitted {len(cells)} cells again:", *lines, *arrays])
 
 
@@ -95,13 +97,25 @@ def forgive(cell: Cell) -> None:
         attempts.append(cell.folder, {"number": starts[-1]["number"], "ended": now, "how": "retry"})
 
 
-def submit_again(study: Path, cells: list[Cell], slurm: Slurm, held: Held) -> Submission:
-    """Submit from the folder of the first submission: relative paths of the configuration are from there."""
+def submit_again(study: Path, cells: list[Cell], slurm: Slurm, held: Held) -> list[Submission]:
+    """Submit from the folder of the first submission: relative paths of the configuration are from there.
+
+    Cells of one `cluster` and one data folder go together, what others need first.
+    """
     first = next(read_all(study))
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        alike = [cell.config["cluster"], cell.config["data_root"]]
+        groups.setdefault(json.dumps(alike, sort_keys=True, default=str), []).append(cell)
+    submitted = []
     here = Path.cwd()
     os.chdir(first.cwd)
     try:
-        with data_root.using(cells[0].config["data_root"]):
-            return cluster.submit_cells(study, cells, slurm, held, force=False)
+        for cell in cells:
+            forgive(cell)
+        for group in groups.values():
+            with data_root.using(group[0].config["data_root"]):
+                submitted.append(cluster.submit_cells(study, group, slurm, held, force=False))
     finally:
         os.chdir(here)
+    return submitted

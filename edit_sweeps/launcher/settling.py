@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edit_sweeps import claims
-from edit_sweeps.launcher.plan import Entry, Plan
+from edit_sweeps.launcher.plan import Entry, Plan, decide
 from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable, is_live
 from edit_sweeps.launcher.states import CLAIMS, LIVE, PLANNING, CellLook, look
-from edit_sweeps.launcher.submissions import read_all
+from edit_sweeps.launcher.submissions import INTENDED, read_all
 
+FINISHED = ("done", "collapsed")
 LOST_TOO_OFTEN = "lost to the machine too often"
 
 
@@ -45,6 +46,9 @@ def settle(plan: Plan, slurm: Slurm) -> None:
             raise SlurmUnavailable(seen.unasked)
         if seen.live or (on_slurm and seen.state in LIVE):
             entry.state, entry.todo, entry.why = seen.state, False, told_of(seen)
+        elif seen.state in FINISHED:  # it became so since the plan was made
+            entry.state = seen.state
+            entry.todo, entry.why = decide(entry.cell, seen.state)
         elif on_slurm:
             correct(entry, seen, plan.cluster["max_losses"])
 
@@ -71,10 +75,13 @@ def coming(study: Path, slurm: Slurm) -> dict[str, str]:
 
     A job that runs other cells too may fail because of them, so its end is waited for and not its success.
     """
+    arrays = [array for submission in read_all(study) for array in submission.arrays]
+    for array in arrays:
+        if array.job is None and array.state == INTENDED and any(t.provides for t in array.tasks):
+            array.job = slurm.find(array.name)  # its submitter died before it could note the id
     offers = [
         (array.id_of(index), array.name, need, "afterany" if array.kind == "cells" else "afterok")
-        for submission in read_all(study)
-        for array in submission.arrays
+        for array in arrays
         if array.job
         for index, task in enumerate(array.tasks)
         for need in task.provides

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from edit_sweeps import attempts
 from edit_sweeps.launcher.queue import Slurm, is_live
 from edit_sweeps.launcher.submissions import INTENDED, Task, read_all
 
@@ -50,3 +52,13 @@ def some_of(cells: Sequence[str]) -> str:
     """The first three, and how many more."""
     more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
     return ", ".join(cells[:3]) + more
+
+
+def note_stop(study: Path, jobs: Collection[str]) -> None:
+    """Note at the open attempts of these jobs that somebody stopped them: that is no loss."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for folder in (study / "cells").glob("[!.]*/"):
+        lines = attempts.read(folder)
+        if lines and "started" in lines[-1] and lines[-1].get("job") in jobs:
+            end = {"number": lines[-1]["number"], "ended": now, "how": "interrupted"}
+            attempts.append(folder, end)

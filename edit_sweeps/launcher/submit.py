@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edit_sweeps.cell import Tree
 from edit_sweeps.launcher import drift
 from edit_sweeps.launcher.prerequisites import KINDS, Job
+from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable
 from edit_sweeps.launcher.resources import Resources
 from edit_sweeps.launcher.submissions import REFUSED, SUBMITTED, Array, Submission, Task
 from edit_sweeps.offline import offline_environment
@@ -139,10 +140,17 @@ def submit(
                 raise RuntimeError(msg)
             array.job = submit_array(submission, draft, config, code)
         except Exception as error:
-            for later in submission.arrays[number:]:
+            # What Slurm took all the same stays `intended`: it is then looked for by its name.
+            taken = slurm_has(array.name)
+            for later in submission.arrays[number + taken :]:
                 later.state = REFUSED
             submission.save()
-            msg = f"array {array.name} was refused and not submitted: {error}"
+            how = (
+                "was perhaps submitted, what comes after it was not"
+                if taken
+                else "was refused and not submitted"
+            )
+            msg = f"array {array.name} {how}: {error}"
             raise SubmissionError(msg) from error
         array.state = SUBMITTED
         submission.save()
@@ -209,14 +217,31 @@ def parameters(draft: Draft, config: Tree, code: Path | None) -> dict[str, Any]:
 
 
 def exports(config: Tree, code: Path | None) -> list[str]:
-    """Lines of shell that make the job see the package that was used here, and only the data folder."""
+    """Lines of shell that make the job see the package that was used here, and only the data folder.
+
+    `python -m` puts the folder it starts in before PYTHONPATH, and in a clone that folder has the package, too: with
+    PYTHONSAFEPATH the snapshot comes first, and the folder last.
+    """
     package = code or Path(drift.PACKAGE).parent.absolute()
-    values = {"TOKENIZERS_PARALLELISM": "false", **offline_environment(config["data_root"])}
+    values = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONSAFEPATH": "1",
+        **offline_environment(config["data_root"]),
+    }
+    here = shlex.quote(str(Path.cwd()))
     lines = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
     return [
         *lines,
-        f'export PYTHONPATH={shlex.quote(str(package))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+        f'export PYTHONPATH={shlex.quote(str(package))}"${{PYTHONPATH:+:$PYTHONPATH}}":{here}',
     ]
+
+
+def slurm_has(name: str) -> bool:
+    """Whether Slurm has, or may have, a job of that name."""
+    try:
+        return Slurm().find(name) is not None
+    except SlurmUnavailable:
+        return True
 
 
 @contextmanager

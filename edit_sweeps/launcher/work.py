@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from edit_sweeps import claims, data_root, prepared
 from edit_sweeps.building import build_editor, pick
-from edit_sweeps.cell import CONFIG_FILE, RECORD_FILE, Cell
+from edit_sweeps.causes import EXCEPTION, INFRASTRUCTURE
+from edit_sweeps.cell import CONFIG_FILE, FAILURE_FILE, RECORD_FILE, Cell
 from edit_sweeps.launcher.states import CLAIMS
 from edit_sweeps.record import Record
 from edit_sweeps.tracking import WandbSettings, push
@@ -34,6 +35,7 @@ class Work:
         total: Cells to run, for the log.
         elsewhere: Names of cells that another process has.
         failed: Names of cells that failed.
+        machine_failed: Whether a cell failed by the machine's doing; its own note of that may be lost with the disk.
     """
 
     device: str
@@ -44,6 +46,7 @@ class Work:
     number: int = 0
     elsewhere: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    machine_failed: bool = False
 
     def __post_init__(self) -> None:
         """Torch comes in here: a planner that has nothing to run never builds one."""
@@ -71,6 +74,7 @@ class Work:
                 push(cell.folder, cell.study.name, pick(WandbSettings, cell.config["wandb"]))
                 if not self.is_finished(cell):
                     self.failed.append(cell.name)
+                    self.machine_failed |= record.provenance.get("cause") == INFRASTRUCTURE
                 yield record
 
     def prepare(self, cell: Cell) -> None:
@@ -92,10 +96,14 @@ class Work:
             return False
         return cell.is_complete()
 
+    def _has_failed_before(self, cell: Cell) -> bool:
+        """Whether this submission tried the cell already, before its job was queued again for others."""
+        return bool(self.submission) and failed_by(cell) == self.submission
+
     def _claim(self, cell: Cell, held: contextlib.ExitStack) -> bool:
         """Whether the cell is this process's to run now; its claim is then on `held`."""
         again = self.force and not self.submission
-        if not again and self.is_finished(cell):
+        if not again and (self.is_finished(cell) or self._has_failed_before(cell)):
             return False
         try:
             held.enter_context(
@@ -113,6 +121,15 @@ class Work:
             return False
         # Whoever had it may have done it.
         return again or not self.is_finished(cell)
+
+
+def failed_by(cell: Cell) -> str:
+    """The submission in which the cell failed by its own doing; empty for none."""
+    if cell.state() != "failed":
+        return ""
+    failure = json.loads((cell.folder / FAILURE_FILE).read_text(encoding="utf-8"))
+    provenance = failure.get("provenance", {})
+    return str(provenance.get("submission", "")) if provenance.get("cause") == EXCEPTION else ""
 
 
 def done_by(cell: Cell) -> str:
