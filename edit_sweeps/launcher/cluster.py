@@ -15,7 +15,7 @@ from edit_sweeps.launcher.freezing import Refusal
 from edit_sweeps.launcher.plan import Plan
 from edit_sweeps.launcher.prerequisites import jobs_of
 from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable
-from edit_sweeps.launcher.states import LIVE
+from edit_sweeps.launcher.states import FINISHED, LIVE
 from edit_sweeps.launcher.submissions import Submission
 from edit_sweeps.launcher.work import forget_prefixes
 
@@ -137,7 +137,7 @@ def tell(plan: Plan, submission: Submission | None) -> str:
     if live:
         lines.append(f"{many(len(live), 'cell')} queued or running already, left alone.")
     if submission is None:
-        done = sum(entry.state in settling.FINISHED for entry in plan.entries)
+        done = sum(entry.state in FINISHED for entry in plan.entries)
         lines.append(f"Nothing to submit: {done} of {len(plan.entries)} cells are done.")
     else:
         cells = sum(len(task.cells) for array in submission.arrays for task in array.tasks)

@@ -9,10 +9,9 @@ from pathlib import Path
 from edit_sweeps import claims
 from edit_sweeps.launcher.plan import Entry, Plan, decide
 from edit_sweeps.launcher.queue import Slurm, SlurmUnavailable, is_live
-from edit_sweeps.launcher.states import CLAIMS, LIVE, PLANNING, CellLook, look
+from edit_sweeps.launcher.states import CLAIMS, FINISHED, LIVE, PLANNING, CellLook, look
 from edit_sweeps.launcher.submissions import INTENDED, read_all
 
-FINISHED = ("done", "collapsed")
 LOST_TOO_OFTEN = "lost to the machine too often"
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edit_sweeps.launcher.states import STATES, CellLook
+from edit_sweeps.launcher.states import FINISHED, STATES, CellLook
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,7 +20,6 @@ COLOURS = {
     "done": "green", "collapsed": "magenta", "running": "cyan", "pending": "yellow", "failed": "red", "lost": "red",
     "missing": "dim",
 }  # fmt: skip
-FINISHED = ("done", "collapsed")
 URGENT = ("failed", "lost", "running", "pending", "missing", *FINISHED)
 """The order of lines in a large study: what somebody must look at is not scrolled away."""
 MANY = 40

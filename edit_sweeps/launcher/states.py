@@ -15,10 +15,21 @@ from edit_sweeps.launcher.folders import Disk, read, read_disk
 from edit_sweeps.launcher.queue import Job, Slurm, SlurmUnavailable, is_live
 from edit_sweeps.launcher.submissions import INTENDED, REFUSED, Array, Submission, read_all
 
-__all__ = ["CLAIMS", "LIVE", "PLANNING", "STATES", "CellLook", "known_cells", "look", "read"]
+__all__ = [
+    "CLAIMS",
+    "FINISHED",
+    "LIVE",
+    "PLANNING",
+    "STATES",
+    "CellLook",
+    "known_cells",
+    "look",
+    "read",
+]
 
 STATES = ("done", "collapsed", "running", "pending", "failed", "lost", "missing")
 LIVE = ("running", "pending")
+FINISHED = ("done", "collapsed")
 CLAIMS = "claims"
 PLANNING = "planning"
 """Claim of who submits now."""
