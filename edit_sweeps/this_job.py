@@ -1,6 +1,7 @@
 """The Slurm job this process is part of, from its environment; nothing outside one."""
 
 import os
+from pathlib import Path
 
 
 def job_id() -> str:
@@ -17,3 +18,18 @@ def restarts() -> int:
 def rank() -> tuple[int, int]:
     """Number of this process among those of the job, and how many there are."""
     return int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
+
+
+def others_run() -> bool:
+    """Whether another process of this job, of another rank, still runs on this machine."""
+    mine = f"SLURM_PROCID={rank()[0]}".encode()
+    job = f"SLURM_JOB_ID={os.environ.get('SLURM_JOB_ID', '')}".encode()
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = file.read_bytes().split(b"\0")
+        except OSError:  # ended, or of somebody else
+            continue
+        ranked = any(each.startswith(b"SLURM_PROCID=") for each in variables)
+        if job in variables and ranked and mine not in variables:
+            return True
+    return False

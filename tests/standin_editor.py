@@ -3,12 +3,14 @@
     control/hold-5     after 5 edits it leaves control/at-5 and waits until the file is gone
     control/kill-5     after 5 edits it takes the file away and kills its process
     control/fail-5     after 5 edits it takes the file away and raises
+    control/full-5     after 5 edits it takes the file away and raises what a full disk raises
     control/fail-prepare   preparing raises
     control/pause      seconds to sleep at every edit
 
 Nothing of that is in its settings: a disturbed cell and an undisturbed one have one key, and must have one result.
 """
 
+import errno
 import hashlib
 import os
 import signal
@@ -67,6 +69,9 @@ def disturb(count):
     if (CONTROL / f"kill-{count}").exists():
         (CONTROL / f"kill-{count}").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+    if (CONTROL / f"full-{count}").exists():
+        (CONTROL / f"full-{count}").unlink()
+        raise OSError(errno.ENOSPC, "told that the disk is full")
     if (CONTROL / f"fail-{count}").exists():
         (CONTROL / f"fail-{count}").unlink()
         raise ValueError(f"told to fail after {count} edits")

@@ -7,7 +7,7 @@ import pytest
 from edit_sweeps.launcher import drift
 from edit_sweeps.launcher.prerequisites import jobs_of
 from edit_sweeps.launcher.submissions import Submission
-from edit_sweeps.launcher.submit import draw_up, make_executor, outside_a_job, parameters
+from edit_sweeps.launcher.submit import clean_environment, draw_up, make_executor, parameters
 from tests.made_up_cells import CLUSTER, made_up_cell
 
 
@@ -114,12 +114,22 @@ def test_a_throttle_is_passed_on(script, tmp_path):
 def test_a_surrounding_job_is_hidden_but_not_what_its_user_set_for_sbatch(monkeypatch):
     for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SBATCH_ACCOUNT", "SLURM_CONF"):
         monkeypatch.setenv(name, "1")
-    with outside_a_job():
+    with clean_environment(CLUSTER):
         assert {n for n in os.environ if n.startswith(("SLURM", "SBATCH"))} == {
             "SBATCH_ACCOUNT",
             "SLURM_CONF",
         }
     assert os.environ["SLURM_MEM_PER_CPU"] == "1"
+
+
+def test_what_the_configuration_says_wins_over_variables_for_sbatch(monkeypatch):
+    ours = {"SBATCH_JOB_NAME", "SBATCH_WAIT", "SBATCH_TIMELIMIT", "SBATCH_QOS"}
+    for name in (*ours, "SBATCH_ACCOUNT", "SBATCH_RESERVATION", "SLURM_TIME_FORMAT"):
+        monkeypatch.setenv(name, "1")
+    with clean_environment(CLUSTER | {"qos": "high", "account": None}):
+        left = {n for n in os.environ if n.startswith(("SLURM", "SBATCH"))}
+    assert left == {"SBATCH_ACCOUNT", "SBATCH_RESERVATION", "SLURM_TIME_FORMAT"}
+    assert ours <= os.environ.keys()
 
 
 SAME = {"git": "abc", "digest": "d1", "versions": {"torch": "2.13", "peft": "1"}}

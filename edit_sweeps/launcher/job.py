@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from submitit.core.job_environment import JobEnvironment
+from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
 from edit_sweeps import attempts, claims, provenance, this_job
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 
 LEAVE_AFTER_S = 60.0
 """A thread that some library left behind keeps a job, and its GPU, no longer than this."""
+LOOK_S = 2.0
+"""Between two looks whether the job's other processes still run."""
 MOST_RESTARTS = 50
 """Slurm queues a job of a dead node again without end; one that kills its nodes is stopped here."""
 
@@ -72,11 +77,14 @@ def run_units(folder: Path, names: tuple[str, ...]) -> str:
     submission = Submission.load(folder)
     os.chdir(submission.cwd)
     rank, ranks = this_job.rank()
-    units = [load_unit(submission, name) for name in names[rank::ranks]]
-    cells = [cell for unit in units for cell in unit.cells()]
-    config = (cells or units[0].prepare)[0].config if units else {}
-    if not units:
+    if rank:
+        signal.signal(JobEnvironment._usr_sig(), stop_when_warned)  # noqa: SLF001
+    units = {name: load_unit(submission, name) for name in names}
+    mine = [units[name] for name in names[rank::ranks]]
+    cells = [cell for unit in mine for cell in unit.cells()]
+    if not mine:
         return "nothing for this process"
+    config = (cells or mine[0].prepare)[0].config
     check_restarts()
     check_drift(submission, config)
     go_offline(config["data_root"])
@@ -87,18 +95,43 @@ def run_units(folder: Path, names: tuple[str, ...]) -> str:
         patience_s=claims.STALE_S + 2 * claims.BEAT_S,
         total=len(cells),
     )
+    machine_failed, error = run_all(mine, work)
+    if not rank:
+        wait_for_others(ranks)
+        every = [cell for unit in units.values() for cell in unit.cells()]
+        unfinished = [cell for cell in every if not work.is_finished(cell)]
+        if machine_failed or unfinished:
+            try_again(unfinished, config, machine_failed=machine_failed)
+    if error is not None:
+        raise error
+    unfinished = [cell for cell in cells if not work.is_finished(cell)]
+    if unfinished:
+        raise UnfinishedError(explain(unfinished, len(cells), set(work.elsewhere)))
+    return f"{len(cells)} cells done"
+
+
+def run_all(units: list[Unit], work: Work) -> tuple[bool, Exception | None]:
+    """Run units; returns whether the machine failed them, and what was raised outside of a cell."""
     try:
         for unit in units:
             run_unit(unit, work)
-    except Exception as error:  # what a disk or a device did before or between cells
-        if cause_of(error) == INFRASTRUCTURE:
-            try_again(cells, ranks, config, machine_failed=True)
+    except UncompletedJobError:  # the time is up, for the last time
         raise
-    unfinished = [cell for cell in cells if not work.is_finished(cell)]
-    if unfinished:
-        try_again(unfinished, ranks, config, machine_failed=work.machine_failed)
-        raise UnfinishedError(explain(unfinished, len(cells), set(work.elsewhere)))
-    return f"{len(cells)} cells done"
+    except Exception as error:  # what a disk or a device did before or between cells
+        return cause_of(error) == INFRASTRUCTURE, error
+    return work.machine_failed, None
+
+
+def stop_when_warned(*_: object) -> None:
+    """Leave, as the job's first process does; that one queues the job again."""
+    log.warning("the job is stopped; its first process queues it again")
+    sys.exit(-1)
+
+
+def wait_for_others(ranks: int) -> None:
+    """Stay as long as other processes of this job run: only the first is told to queue the job again."""
+    while ranks > 1 and this_job.others_run():
+        time.sleep(LOOK_S)
 
 
 def run_unit(unit: Unit, work: Work) -> None:
@@ -146,12 +179,11 @@ def check_drift(submission: Submission, config: Tree) -> None:
     log.warning("%s", text)
 
 
-def try_again(unfinished: list[Cell], ranks: int, config: Tree, *, machine_failed: bool) -> None:
+def try_again(unfinished: list[Cell], config: Tree, *, machine_failed: bool) -> None:
     """Queue this job again when the machine is to blame, as often in a row as cluster.max_losses allows.
 
     Args:
         unfinished: Cells of this job; their attempts tell how often the machine took them.
-        ranks: Processes of this job; one of several must not end the others.
         config: Of one cell.
         machine_failed: The machine is known to be to blame, whether or not that could be noted. Then the
             restarts of the job count, too.
@@ -161,7 +193,7 @@ def try_again(unfinished: list[Cell], ranks: int, config: Tree, *, machine_faile
     in_a_row = [attempts.losses(each) for each in blamed]
     if not blamed and machine_failed:
         in_a_row = [1 + this_job.restarts()]
-    if not in_a_row or ranks > 1 or max(in_a_row) >= config["cluster"]["max_losses"]:
+    if not in_a_row or max(in_a_row) >= config["cluster"]["max_losses"]:
         return
     job = os.environ.get("SLURM_JOB_ID", "")
     log.warning("the machine is to blame; job %s is queued again", job)

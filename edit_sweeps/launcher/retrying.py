@@ -97,23 +97,34 @@ def forgive(cell: Cell) -> None:
         attempts.append(cell.folder, {"number": starts[-1]["number"], "ended": now, "how": "retry"})
 
 
-def submit_again(study: Path, cells: list[Cell], slurm: Slurm, held: Held) -> list[Submission]:
-    """Submit from the folder of the first submission: relative paths of the configuration are from there.
+def homes(study: Path) -> dict[str, str]:
+    """Cell -> the folder in which it was submitted the last time."""
+    return {
+        name: submission.cwd
+        for submission in read_all(study)
+        for array in submission.arrays
+        for task in array.tasks
+        for name in task.cells
+    }
 
-    Cells of one `cluster` and one data folder go together, what others need first.
+
+def submit_again(study: Path, cells: list[Cell], slurm: Slurm, held: Held) -> list[Submission]:
+    """Submit from the folder in which the cells were submitted: relative paths of the configuration are from there.
+
+    Cells of one folder, one `cluster` and one data folder go together, what others need first.
     """
-    first = next(read_all(study))
+    study, known = study.absolute(), homes(study)
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        alike = [cell.config["cluster"], cell.config["data_root"]]
+        alike = [known[cell.name], cell.config["cluster"], cell.config["data_root"]]
         groups.setdefault(json.dumps(alike, sort_keys=True, default=str), []).append(cell)
     submitted = []
     here = Path.cwd()
-    os.chdir(first.cwd)
     try:
-        for cell in cells:
-            forgive(cell)
         for group in groups.values():
+            os.chdir(known[group[0].name])
+            for cell in group:
+                forgive(cell)
             with data_root.using(group[0].config["data_root"]):
                 submitted.append(cluster.submit_cells(study, group, slurm, held, force=False))
     finally:

@@ -34,8 +34,10 @@ def settle(plan: Plan, slurm: Slurm) -> None:
     Raises:
         SlurmUnavailable: Cells were submitted, and with `cluster=slurm` nobody can tell where they are.
     """
-    names = [entry.cell.name for entry in plan.entries if entry.todo]
-    looks = {each.name: each for each in look(plan.study, slurm, names)}
+    todo = [entry for entry in plan.entries if entry.todo]
+    names = [entry.cell.name for entry in todo]
+    again = {entry.cell.name for entry in todo if entry.state in FINISHED and not plan.force}
+    looks = {each.name: each for each in look(plan.study, slurm, names, again=again)}
     on_slurm = plan.cluster["executor"] == "slurm"
     for entry in plan.entries:
         seen = looks.get(entry.cell.name)

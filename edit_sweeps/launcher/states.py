@@ -89,9 +89,18 @@ class Place:
         """Slurm's id of the task."""
         return self.array.id_of(self.task)
 
+    def log_of(self, cell: str) -> Path | None:
+        """What the process prints that runs the cell; None before sbatch."""
+        rank = self.array.tasks[self.task].rank_of(cell)
+        return self.submission.log(self.array, self.task, rank)
+
 
 def look(
-    study: Path, slurm: Slurm | None = None, names: Collection[str] | None = None
+    study: Path,
+    slurm: Slurm | None = None,
+    names: Collection[str] | None = None,
+    *,
+    again: Collection[str] = (),
 ) -> list[CellLook]:
     """Look at the cells of a study; nothing is changed.
 
@@ -99,6 +108,7 @@ def look(
         study: Its folder.
         slurm: To ask; this machine's by default.
         names: Of the cells; by default all that were ever asked for.
+        again: Cells that are done and of which something is still wanted: a job that has one is told.
 
     Returns:
         In the order of plan.json.
@@ -108,7 +118,10 @@ def look(
         known = {name: known.get(name, name.rpartition("-")[2]) for name in names}
     disk = {name: read_disk(study / "cells" / name) for name in known}
     places = all_places(study)
-    unfinished = [name for name in known if not is_final(disk[name], places.get(name, ())[:1])]
+    final = {
+        name: name not in again and is_final(disk[name], places.get(name, ())[:1]) for name in known
+    }
+    unfinished = [name for name in known if not final[name]]
     held: dict[str, Owner] = {}
     answer = Answer({})
     if unfinished:
@@ -117,7 +130,15 @@ def look(
         answer.planner = held.get(PLANNING)
         disk |= {name: read_disk(study / "cells" / name) for name in unfinished}
     return [
-        judge(name, key, disk[name], answer.chosen(places.get(name, ())), held.get(key), answer)
+        judge(
+            name,
+            key,
+            disk[name],
+            answer.chosen(places.get(name, ())),
+            held.get(key),
+            answer,
+            again=name in again,
+        )
         for name, key in known.items()
     ]
 
@@ -176,14 +197,23 @@ class Answer:
 def is_final(disk: Disk, places: Sequence[Place]) -> bool:
     """Whether nothing is left to happen; a forced submission makes a done cell open again."""
     forced = any(p.submission.force and disk.submission != p.submission.id for p in places)
-    return disk.state in {"done", "collapsed"} and not forced
+    return disk.state in FINISHED and not forced
 
 
 def judge(
-    name: str, key: str, disk: Disk, place: Place | None, holder: Owner | None, answer: Answer
+    name: str,
+    key: str,
+    disk: Disk,
+    place: Place | None,
+    holder: Owner | None,
+    answer: Answer,
+    *,
+    again: bool = False,
 ) -> CellLook:
     """Where one cell is."""
-    final = is_final(disk, [place] if place else [])
+    by_another = place is None or disk.submission != place.submission.id
+    wanted = again and (by_another or holder is not None)
+    final = not wanted and is_final(disk, [place] if place else [])
     job = answer.on(place) if place else None
     if final:
         state, why = disk.state, disk.why
@@ -197,7 +227,7 @@ def judge(
         state, why = without_a_job(disk)
     else:
         state, why = without_an_end(disk, place, job, answer)
-        if state == "lost" and disk.state in {"done", "collapsed"}:
+        if state == "lost" and disk.state in FINISHED:
             state, why = disk.state, f"not run again: {why}"
     seen = describe(name, key, disk, place, state, why, job=job)
     return replace(seen, unasked=answer.silent) if place and not final else seen
@@ -240,6 +270,8 @@ def ended(job: Job) -> bool:
 
 def without_a_job(disk: Disk) -> tuple[str, str]:
     """State and reason of a cell that nobody has now."""
+    if disk.state in FINISHED:
+        return disk.state, disk.why
     if disk.state == "failed":
         return "failed", disk.why
     if disk.is_open:
@@ -314,7 +346,7 @@ def describe(
         live=job is not None and is_live(job),
         submission=place.submission.id if place else "",
         host=str(last.get("host", "")) or (job.node if job else ""),
-        log=place.submission.log(place.array, place.task) if place else None,
+        log=place.log_of(name) if place else None,
         started=str(last.get("started", "")),
         seconds=seconds,
         attempts=len(disk.starts),

@@ -13,9 +13,11 @@ import json
 import os
 import platform
 import secrets
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,18 @@ class Task:
         units: Names of files in `units/`, without the ending; several are packed on one GPU.
         cells: Names of the cells they run.
         provides: Digests of the prerequisites that they compute; keys of baselines.
+        counts: How many of the cells each unit has, in order.
     """
 
     units: list[str]
     cells: list[str]
     provides: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+    def rank_of(self, cell: str) -> int:
+        """Number of the process that runs the cell: that of its unit."""
+        ends = list(accumulate(self.counts))
+        return bisect_right(ends, self.cells.index(cell)) if ends else 0
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 
 PLAIN = ("partition", "account", "qos", "constraint")
 """Settings that go to sbatch as they are."""
+SETTLED = {
+    f"SBATCH_{name}"
+    for name in (
+        "JOB_NAME", "ARRAY_INX", "SIGNAL", "OUTPUT", "ERROR", "OPEN_MODE", "REQUEUE", "NO_REQUEUE", "WAIT", "TIMELIMIT",
+        "MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU", "GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK", "CPUS_PER_GPU",
+    )
+}  # fmt: skip
+"""Variables that sbatch would take instead of what the script says."""
 
 
 class SubmissionError(RuntimeError):
@@ -86,6 +94,7 @@ def draw_up(jobs: Sequence[Job], cluster: Tree, submission: Submission, limit: i
                         units=names,
                         cells=[cell.name for job in task for cell in job.unit.cells()],
                         provides=[need for job in task for need in job.provides],
+                        counts=[len(job.unit.cells()) for job in task],
                     )
                 )
             drafts.append(Draft(array, resources, part, set(needs)))
@@ -166,7 +175,7 @@ def submit_array(submission: Submission, draft: Draft, config: Tree, code: Path 
     executor = make_executor(submission.folder / "slurm", draft, config, code)
     folder = str(submission.folder.absolute())
     runners = [UnitRunner(folder, tuple(task.units)) for task in draft.array.tasks]
-    with outside_a_job(), executor.batch():
+    with clean_environment(config["cluster"]), executor.batch():
         jobs = [executor.submit(runner) for runner in runners]
     return str(jobs[0].job_id).partition("_")[0]
 
@@ -244,28 +253,37 @@ def slurm_has(name: str) -> bool:
         return True
 
 
-@contextmanager
-def outside_a_job() -> Iterator[None]:
-    """Hide a Slurm job around this process from sbatch: a job submitted from inside one would inherit its requests.
+@contextlib.contextmanager
+def clean_environment(cluster: Tree) -> Iterator[None]:
+    """Hide from sbatch what would win over the script: variables of a Slurm job around this process, SBATCH_... ones.
 
-    Kept are what a user sets for sbatch (SBATCH_ACCOUNT ...) and where the cluster's configuration is.
+    Kept are those that a user sets for sbatch and the configuration leaves open (SBATCH_ACCOUNT with account=null,
+    SBATCH_RESERVATION ...), and where Slurm's configuration is.
     """
     import submitit
 
-    if "SLURM_JOB_ID" not in os.environ:
-        yield
-        return
-    kept = {k: v for k, v in os.environ.items() if k.startswith("SBATCH_") or k == "SLURM_CONF"}
-    with submitit.helpers.clean_env():
-        os.environ.update(kept)
-        yield
+    settled = SETTLED | {f"SBATCH_{name.upper()}" for name in PLAIN if cluster[name]}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or (name.startswith("SBATCH_") and name not in settled)
+    }
+    hidden = {name: os.environ.pop(name) for name in settled & os.environ.keys()}
+    try:
+        with contextlib.ExitStack() as inside:
+            if "SLURM_JOB_ID" in os.environ:
+                inside.enter_context(submitit.helpers.clean_env())
+                os.environ.update(kept)
+            yield
+    finally:
+        os.environ.update(hidden)
 
 
 def try_out(drafts: Sequence[Draft], config: Tree, slurm: Slurm) -> list[str]:
     """What `sbatch --test-only` says of each distinct request; nothing is submitted."""
     told = []
     for draft in {(d.resources, d.array.kind): d for d in drafts}.values():
-        with tempfile.TemporaryDirectory() as folder, outside_a_job():
+        with tempfile.TemporaryDirectory() as folder, clean_environment(config["cluster"]):
             executor = make_executor(Path(folder), draft, config, None)
             text = executor._make_submission_file_text("true", "test")  # noqa: SLF001
             script = Path(folder) / "test.sh"
