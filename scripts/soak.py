@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -43,14 +44,18 @@ class Trouble(threading.Thread):
         super().__init__(daemon=True)
         self.slurm, self.every_s, self.draw = slurm, every_s, random.Random(seed)
         self.done: collections.Counter[str] = collections.Counter()
+        self.error: BaseException | None = None
         self.stop = threading.Event()
 
     def run(self) -> None:
-        """Every few seconds one of the ways to disturb."""
+        """Every few seconds one of the ways to disturb; what goes wrong with that is kept in `error`."""
         ways = [self.kill, self.kill, self.cancel, self.requeue, self.lose_a_node]
-        while not self.stop.wait(self.draw.uniform(0.5, 1.5) * self.every_s):
-            way = self.draw.choice(ways)
-            self.done[way.__name__] += bool(way())
+        try:
+            while not self.stop.wait(self.draw.uniform(0.5, 1.5) * self.every_s):
+                way = self.draw.choice(ways)
+                self.done[way.__name__] += way()
+        except BaseException as error:
+            self.error = error
 
     def running(self) -> str | None:
         """Id of a running task."""
@@ -79,14 +84,38 @@ class Trouble(threading.Thread):
         return True
 
     def cancel(self) -> bool:
-        """Scancel of a running task."""
+        """Scancel of a running task; whether it was cancelled."""
         job = self.running()
-        return bool(job) and self.slurm.run("scancel", job, check=False) is not None
+        return bool(job) and self.took("scancel", job) and self.becomes(job, "CANCELLED")
 
     def requeue(self) -> bool:
-        """Scontrol requeue of a running task."""
+        """Scontrol requeue of a running task; whether it was queued again."""
         job = self.running()
-        return bool(job) and self.slurm.run("scontrol", "requeue", job, check=False) is not None
+        before = self.restarts(job) if job else 0
+        return bool(job) and self.took("scontrol", "requeue", job) and self.restarts(job) > before
+
+    def took(self, *command: str) -> bool:
+        """Whether Slurm did not refuse."""
+        try:
+            self.slurm.run(*command)
+        except subprocess.CalledProcessError:  # it has just ended
+            return False
+        return True
+
+    def becomes(self, job: str, state: str) -> bool:
+        """Whether the task ends so within half a minute."""
+        try:
+            self.slurm.wait_until(state, lambda: self.slurm.states(job) == {job: state}, 30)
+        except TimeoutError:
+            return False
+        return True
+
+    def restarts(self, job: str) -> int:
+        """How often the task was queued again."""
+        try:
+            return int(self.slurm.field(job, "Restarts"))
+        except (subprocess.CalledProcessError, StopIteration):
+            return 0
 
     def lose_a_node(self) -> bool:
         """A node is gone with all that runs there, and comes back."""
@@ -126,6 +155,8 @@ def soak(options: argparse.Namespace) -> int:
             study.wait(timeout_s=1800)
         trouble.stop.set()
         trouble.join()
+    if trouble.error is not None:
+        raise trouble.error
     disturbed_s = time.monotonic() - begin
     calm = Study(folder / "calm")
     calm.launch(
