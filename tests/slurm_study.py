@@ -14,6 +14,9 @@ QUICK = [
 ]  # fmt: skip
 SLURM = ["cluster=slurm", "cluster.memory_gb=2", "cluster.signal_s=30", "cluster.time=20"]
 
+FOREIGN = ("EDIT_SWEEPS_", "SQUEUE_", "SACCT_", "SINFO_", "WANDB_", "PYTHONPATH", "PYTHONSAFEPATH")
+"""Variables of whoever runs the tests that must not reach the program."""
+
 
 class Study:
     """A folder from which launch.py is called, with the cluster's environment.
@@ -27,8 +30,9 @@ class Study:
         self.folder, self.slurm, self.name = folder, slurm, name
         self.control = folder / "control"
         self.control.mkdir(parents=True, exist_ok=True)
+        inherited = slurm.env if slurm else os.environ
         self.env = {
-            **(slurm.env if slurm else os.environ),
+            **{name: value for name, value in inherited.items() if not name.startswith(FOREIGN)},
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
@@ -62,10 +66,10 @@ class Study:
         """launch.py -m with cluster=slurm and the stand-in editor."""
         return self.launch("-m", *self.arguments(*arguments), code=code, **variables)
 
-    def companion(self, *arguments, code=0):
+    def companion(self, *arguments, code=0, cwd=None):
         """edit-sweeps; returns what it prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "edit_sweeps", *arguments], cwd=self.folder, env=self.env | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-m", "edit_sweeps", *arguments], cwd=cwd or self.folder, env=self.env | {"PYTHONPATH": str(ROOT)},
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
@@ -95,6 +99,43 @@ class Study:
             file.parent.name: sum('"started"' in line for line in file.read_text().splitlines())
             for file in sorted(self.path.glob("cells/*/attempts.jsonl"))
         }
+
+    def check(self, expected, starts):
+        """Every cell has one record, equal to that of an undisturbed run, and was started so often.
+
+        Args:
+            expected: Name -> result.
+            starts: Of each cell, by its number of edits; or one number for every cell.
+        """
+        assert self.results() == expected, self.log()
+        counts = {name: count for name, count in self.starts().items() if count}
+        if isinstance(starts, int):
+            assert set(counts.values()) == {starts}, counts
+        else:
+            assert {edits_of(name): count for name, count in counts.items()} == starts
+        for name, lines in self.attempts().items():
+            ends = [line["how"] for line in lines if "ended" in line]
+            assert ends.count("done") == 1, f"{name} was done {ends.count('done')} times"
+        assert not list(self.path.glob("cells/*/.*")), "nothing half written is left"
+        assert not list(self.path.glob("cells/*/failure.json"))
+
+    def attempts(self):
+        """Name -> lines of each cell's attempts.jsonl."""
+        files = sorted(self.path.glob("cells/*/attempts.jsonl"))
+        return {f.parent.name: [json.loads(x) for x in f.read_text().splitlines()] for f in files}
+
+    def states(self):
+        """Number of edits -> state, as `edit-sweeps status` sees the cells."""
+        rows = json.loads(self.companion("status", self.name, "--json"))["cells"]
+        return {edits_of(row["name"]): row["state"] for row in rows}
+
+    def edited(self):
+        """What every process did, the first one first: its node, and after which edit it stood each time."""
+        found = {}
+        for line in (self.control / "edits.log").read_text().splitlines():
+            process, node, count = line.split()
+            found.setdefault(process, (node, []))[1].append(int(count))
+        return list(found.values())
 
     def log(self):
         """All that jobs printed, for messages."""
@@ -136,3 +177,8 @@ class Study:
         calm = Study(tmp_path_factory.mktemp("calm"), name=self.name)
         calm.launch("-m", *QUICK, *arguments)
         return calm.results()
+
+
+def edits_of(name):
+    """Number of edits of the cell of that name."""
+    return int(name.split("-n")[-1].split("-")[0])

@@ -6,6 +6,7 @@
     control/full-5     after 5 edits it takes the file away and raises what a full disk raises
     control/fail-prepare   preparing raises
     control/pause      seconds to sleep at every edit
+    control/edits.log  what it leaves: a line an edit with the process, the node, and how many edits are done
 
 Nothing of that is in its settings: a disturbed cell and an undisturbed one have one key, and must have one result.
 """
@@ -15,6 +16,7 @@ import hashlib
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +61,9 @@ class Standin(Editor):
 
 
 def disturb(count):
+    with (CONTROL / "edits.log").open("a") if CONTROL.is_dir() else nullcontext() as log:
+        if log:
+            log.write(f"{os.getpid()} {os.environ.get('SLURMD_NODENAME', '-')} {count}\n")
     pause = CONTROL / "pause"
     if pause.exists():
         time.sleep(float(pause.read_text()))

@@ -94,3 +94,18 @@ def test_without_that_wish_a_done_cell_is_done_and_nobody_is_asked(study):
     slurm = Answers(job("PENDING"))
     (seen,) = look(study, slurm, [NAME])
     assert (seen.state, slurm.asked) == ("done", [])
+
+
+def test_a_cell_that_was_done_since_the_plan_was_made_is_not_submitted(study):
+    entry = Entry(Done(), "failed", True, "tried before")
+    settle(
+        Plan(study, [entry], "cpu", False, False, {"executor": "slurm", "max_losses": 3}), Answers()
+    )
+    assert (entry.todo, entry.state) == (False, "done")
+
+
+class Done(Wanted):
+    """Stands for the cell: done, and nothing is lacking."""
+
+    def missing_artefacts(self):
+        return set()

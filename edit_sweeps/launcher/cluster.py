@@ -106,8 +106,9 @@ def rehearse(plan: Plan) -> str:
     spent = [draft.resources for draft in drafts for _ in draft.array.tasks]
     cost = f"At most {resources.gpu_hours(spent):.1f} GPU-hours, if every job used up its time."
     verdicts = [f"  {line}" for line in submit.try_out(drafts, config, slurm)]
+    units = [job.unit for draft in drafts for jobs in draft.jobs for job in jobs]
     return "\n".join(
-        [plan.describe(), "arrays:", *lines, cost, "sbatch --test-only says:", *verdicts]
+        [plan.describe(units), "arrays:", *lines, cost, "sbatch --test-only says:", *verdicts]
     )
 
 

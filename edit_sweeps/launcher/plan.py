@@ -85,26 +85,29 @@ class Plan:
         cells = [entry.cell for entry in self.entries]
         return sum(cell.state() == "failed" or bool(cell.failed_tasks()) for cell in cells)
 
-    def headline(self) -> str:
+    def headline(self, units: Sequence[Unit] | None = None) -> str:
         """One line: how much there is and how much of it is to do."""
+        count = len(self.units() if units is None else units)
         return (
             f"study {self.study.name}: {len(self.entries)} cells, {len(self.todo())} to run "
-            f"in {len(self.units())} units"
+            f"in {count} unit{'s' * (count != 1)}"
         )
 
-    def describe(self) -> str:
-        """The plan as text: a line a cell, then the units."""
+    def describe(self, units: Sequence[Unit] | None = None) -> str:
+        """The plan as text: a line a cell, then the units.
+
+        Args:
+            units: Those that jobs will run; by default those of one process here.
+        """
+        units = self.units() if units is None else units
         width = max((len(entry.cell.name) for entry in self.entries), default=0)
         lines = [
             f"  {entry.cell.name:<{width}}  {entry.state:<9}  {'run' if entry.todo else 'skip'}"
             + (f"  ({entry.why})" if entry.why else "")
             for entry in self.entries
         ]
-        units = [
-            f"  unit {i}: " + " -> ".join(cell.name for cell in unit.cells())
-            for i, unit in enumerate(self.units(), 1)
-        ]
-        return "\n".join([self.headline(), *lines, *units])
+        lines += [f"  unit {i}: {unit}" for i, unit in enumerate(units, 1)]
+        return "\n".join([self.headline(units), *lines])
 
     def save(self) -> None:
         """Add the cells to `plan.json` of the study, which knows every cell ever asked for."""

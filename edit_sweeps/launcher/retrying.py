@@ -49,18 +49,20 @@ def retry(study: Path, names: Collection[str] | None = None, *, dry_run: bool = 
         here = [each.name for each in again if each.name not in frozen]
         if here:
             lines.append(
-                f"  {len(here)} cells ran in the launching process and not on Slurm; repeat their launch.py command: "
-                + ", ".join(here)
+                f"  {cluster.many(len(here), 'cell')} ran in the launching process and not on Slurm; repeat their "
+                f"launch.py command: {', '.join(here)}"
             )
         if dry_run or not cells:
-            return "\n".join([f"{len(cells)} cells would be submitted again:", *lines])
+            return "\n".join(
+                [f"{cluster.many(len(cells), 'cell')} would be submitted again:", *lines]
+            )
         submissions = submit_again(study, list(cells.values()), slurm, held)
     arrays = [
         cluster.describe_array(submission, i)
         for submission in submissions
         for i in range(len(submission.arrays))
     ]
-    return "\n".join([f"Submitted {len(cells)} cells again:", *lines, *arrays])
+    return "\n".join([f"Submitted {cluster.many(len(cells), 'cell')} again:", *lines, *arrays])
 
 
 def with_baselines(

@@ -27,6 +27,11 @@ class Unit:
         """All cells it runs, in order."""
         return [cell for chain in self.chains for cell in chain]
 
+    def __str__(self) -> str:
+        """Its cells in the order in which they run; of a unit without cells, whose preparation it is."""
+        cells = " -> ".join(cell.name for cell in self.cells())
+        return cells or "prepares for " + ", ".join(cell.name for cell in self.prepare)
+
     @property
     def resources(self) -> Resources:
         """What suffices for each of its cells."""
