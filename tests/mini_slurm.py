@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tests import slurm_database
@@ -26,7 +27,21 @@ from tests.slurm_programs import SBIN
 
 LONGEST_ROOT = 40
 """Characters; slurmstepd's sockets add some 30, and 107 is the limit."""
-FOREIGN = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SUBMITIT_", "CUDA_VISIBLE_DEVICES")
+FOREIGN = (
+    "SLURM",
+    "SBATCH_",
+    "SRUN_",
+    "SALLOC_",
+    "SUBMITIT_",
+    "SQUEUE_",
+    "SACCT_",
+    "SINFO_",
+    "CUDA_VISIBLE_DEVICES",
+)
+
+
+class EndedAtOnceError(RuntimeError):
+    """A daemon did not come up."""
 
 
 class MiniSlurm:
@@ -80,12 +95,18 @@ class MiniSlurm:
 
     def __enter__(self):
         begin = time.monotonic()
-        try:
-            self._start()
-        except BaseException as error:
-            error.add_note(self.log_tails())
-            self.stop()
-            raise
+        for again in (True, True, False):
+            try:
+                self._start()
+                break
+            except BaseException as error:
+                error.add_note(self.log_tails())
+                self.stop()
+                if not (again and isinstance(error, EndedAtOnceError)):
+                    raise
+                # Somebody took one of the ports between our look and the daemon's.
+                self.layout = replace(self.layout, ports=free_ports(len(self.layout.ports)))
+                self.root.mkdir()
         self.start_s = time.monotonic() - begin
         return self
 
@@ -113,7 +134,7 @@ class MiniSlurm:
     def _up(self):
         ended = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
         if ended:
-            raise RuntimeError(f"{', '.join(ended)} ended at once; their logs are in the note")
+            raise EndedAtOnceError(f"{', '.join(ended)} ended at once; their logs are in the note")
         return self.all_idle()
 
     def start_controller(self):

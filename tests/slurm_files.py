@@ -100,10 +100,10 @@ def slurm_conf(layout: Layout) -> str:
         "KillWait": 3,
         "MinJobAge": 86400,  # squeue -t all shows finished jobs all the time
         "InactiveLimit": 0,
-        "SlurmdTimeout": 10,
-        "SlurmctldTimeout": 10,
-        "BatchStartTimeout": 10,
-        "MessageTimeout": 10,
+        "SlurmdTimeout": 30,
+        "SlurmctldTimeout": 60,
+        "BatchStartTimeout": 60,
+        "MessageTimeout": 30,
     }
     if layout.accounting == "dbd":
         settings |= {

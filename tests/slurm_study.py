@@ -131,8 +131,8 @@ class Study:
 
     def edited(self):
         """What every process did, the first one first: its node, and after which edit it stood each time."""
-        found = {}
-        for line in (self.control / "edits.log").read_text().splitlines():
+        found, log = {}, self.control / "edits.log"
+        for line in log.read_text().splitlines() if log.exists() else []:
             process, node, count = line.split()
             found.setdefault(process, (node, []))[1].append(int(count))
         return list(found.values())
@@ -141,6 +141,11 @@ class Study:
         """All that jobs printed, for messages."""
         files = sorted(self.path.glob("submissions/*/slurm/*_log.out"))
         return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in files)
+
+    def printed(self):
+        """All that jobs printed, their shell's lines included."""
+        files = sorted(self.path.glob("submissions/*/slurm/*.out"))
+        return "\n".join(file.read_text() for file in files)
 
     def wait(self, timeout_s=180):
         """Until Slurm has nothing queued or running."""
@@ -155,6 +160,7 @@ class Study:
         return not self.slurm.run("squeue", "-h").strip()
 
     def hold(self, count):
+        (self.control / f"at-{count}").unlink(missing_ok=True)
         (self.control / f"hold-{count}").touch()
 
     def release(self, count):

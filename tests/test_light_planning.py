@@ -18,20 +18,11 @@ from edit_sweeps.launcher.plan import make_plan
 from edit_sweeps.model import DTYPES, load_tokenizer
 from edit_sweeps.model_facts import DTYPE_NAMES, describe_model, tokenizer_file
 from tests.conftest import FAMILIES, make_tokenizer
+from tests.light_run import RUN
 from tests.test_conf import composed
 
 ROOT = Path(__file__).parent.parent
 EDITORS = sorted(file.stem for file in (ROOT / "conf" / "editor").glob("*.yaml"))
-HEAVY = ("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "wandb", "peft")
-RUN = f"""
-import runpy, sys
-sys.argv[0] = {str(ROOT / "launch.py")!r}
-sys.path.insert(0, {str(ROOT)!r})
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-finally:
-    print("HEAVY", *(name for name in {HEAVY} if name in sys.modules))
-"""
 
 
 def planned(folder, *arguments, code=0, **environment):
@@ -42,7 +33,7 @@ def planned(folder, *arguments, code=0, **environment):
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | environment,
+        env=os.environ | {"HF_HOME": str(folder / "hub")} | environment,
     )
     assert done.returncode == code, done.stdout + done.stderr
     shown, _, heavy = done.stdout.rpartition("HEAVY")

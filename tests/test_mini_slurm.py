@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,8 +32,7 @@ def wait_for_output(slurm, job, text, timeout_s=30):
     slurm.wait_until(f"{text!r} from {job}", lambda: text in slurm.output(job), timeout_s)
 
 
-def test_all_nodes_are_idle_within_seconds_and_have_their_gpus(slurm):
-    assert slurm.start_s < 15
+def test_all_nodes_are_idle_and_have_their_gpus(slurm):
     rows = slurm.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T %G").split("\n")
     assert rows[:2] == ["n1 idle gpu:2", "n2 idle gpu:2"]
 
@@ -58,8 +56,12 @@ def test_nothing_of_a_surrounding_job_reaches_clients(slurm, monkeypatch):
 
 
 def test_every_task_of_an_array_has_a_gpu_of_its_own(slurm):
-    say = 'echo "$SLURMD_NODENAME/$CUDA_VISIBLE_DEVICES/"; sleep 2'
+    go = slurm.root / "go"
+    say = f'echo "$SLURMD_NODENAME/$CUDA_VISIBLE_DEVICES/"; until [ -e {go} ]; do sleep 0.1; done'
     job = slurm.submit(say, "--array=0-3", "--gpus-per-node=1")
+    for task in range(4):
+        wait_for_output(slurm, f"{job}_{task}", "/")
+    go.touch()
     slurm.wait_for(job, "COMPLETED")
     seen = sorted(slurm.output(f"{job}_{task}").strip() for task in range(4))
     assert seen == ["n1/0/", "n1/1/", "n2/0/", "n2/1/"]
@@ -100,8 +102,10 @@ def test_a_requeued_job_starts_again_under_the_same_id(slurm):
 
 def test_before_its_time_is_up_a_step_gets_the_signal_that_was_asked_for(slurm):
     wait = "trap 'echo warned' USR2; echo ready; while :; do sleep 0.2; done"
-    job = slurm.submit(f'srun bash -c "{wait}"', "--time=1", "--signal=USR2@50")
+    job = slurm.submit(f'srun bash -c "{wait}"', "--time=10", "--signal=USR2@50")
     wait_for_output(slurm, job, "ready")
+    assert "warned" not in slurm.output(job)
+    slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     wait_for_output(slurm, job, "warned", 60)
     assert slurm.states(job)[job] in {"RUNNING", "SIGNALING"}
     slurm.run("scontrol", "update", f"JobId={job}", "EndTime=now")  # a limit has whole minutes
@@ -109,11 +113,10 @@ def test_before_its_time_is_up_a_step_gets_the_signal_that_was_asked_for(slurm):
 
 
 def test_an_urgent_job_preempts_one_that_is_warned_and_queued_again(slurm):
-    warn = "trap 'echo warned; exit 0' USR2; while :; do sleep 0.1; done"
+    warn = "trap 'echo warned; exit 0' USR2; echo set; while :; do sleep 0.1; done"
     script = f'{ATTEMPT}; [ -n "$SLURM_RESTART_COUNT" ] || srun bash -c "{warn}"; sleep 30'
     low = slurm.submit(script, "--exclusive", "--nodelist=n1", "--signal=USR2@30")
-    wait_for_output(slurm, low, "attempt 0")
-    time.sleep(1)  # until the step has set its trap
+    wait_for_output(slurm, low, "set")
     urgent = slurm.submit(ATTEMPT, "--partition=urgent", "--exclusive", "--nodelist=n1")
     slurm.wait_for(urgent, "COMPLETED")
     wait_for_output(slurm, low, "attempt 1")
@@ -185,11 +188,12 @@ def test_the_stand_in_for_sacct_tells_what_squeue_tells(slurm):
 
 
 def test_a_lagging_sacct_knows_a_young_array_by_one_row_only(slurm):
-    slurm.set_sacct_lag(5)
+    slurm.set_sacct_lag(600)
     job = slurm.submit("true", "--array=0-1")
     slurm.wait_for(job, "COMPLETED")
     ask = ("sacct", "-n", "-o", "JobID,State", "--parsable2", "-j", job)
     assert slurm.run(*ask).split() == [f"{job}|PENDING"]
+    slurm.set_sacct_lag(0)
     done = {f"{job}_0|COMPLETED", f"{job}_1|COMPLETED"}
     slurm.wait_until("sacct", lambda: set(slurm.run(*ask).split()) == done, 30)
 
@@ -213,7 +217,6 @@ def test_nothing_runs_and_nothing_lies_around_after_stop():
         slurm.wait_until("the step", lambda: len(_commands(slurm, "sleep")) == 2, 30)
         assert _commands(slurm, "slurmstepd:")
         root = slurm.root
-    assert slurm.stop_s < 10
     assert not slurm.processes()
     assert not root.exists()
 

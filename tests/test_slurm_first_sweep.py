@@ -7,7 +7,7 @@ import pytest
 from tests.slurm_study import Study
 
 pytest_plugins = ["tests.slurm_fixture"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 FIRST = ["editor=rome,memit", "num_edits=1,10,100", "wandb=disabled"]
 

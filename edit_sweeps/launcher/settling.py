@@ -20,7 +20,7 @@ def planning(study: Path) -> Iterator[claims.Held]:
     """One at a time decides what of a study is submitted, and writes it down."""
 
     def tell(owner: object) -> None:
-        print(f"{owner} is submitting cells of {study.name}; waiting for it.")  # noqa: T201
+        print(f"{owner} is submitting cells of {study.name}; waiting for it.", flush=True)  # noqa: T201
 
     with claims.hold(study / CLAIMS, PLANNING, note="planning", on_wait=tell) as held:
         yield held
