@@ -52,21 +52,31 @@ def three(tmp_path, monkeypatch):
     return one, drafts, cells[0].config
 
 
+class Cancels(Answers):
+    """Answers, and notes what is cancelled."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.cancelled = []
+
+    def cancel(self, jobs):
+        self.cancelled += jobs
+
+
 @pytest.mark.parametrize(
-    ("slurm", "states", "says"),
+    ("took", "silent", "states", "says", "cancelled"),
     [
-        (Answers(), [SUBMITTED, REFUSED, REFUSED], "was refused and not submitted"),
-        (Answers(silent=True), [SUBMITTED, INTENDED, REFUSED], "was perhaps submitted"),
-        ("takes it", [SUBMITTED, INTENDED, REFUSED], "was perhaps submitted"),
+        (False, False, [SUBMITTED, REFUSED, REFUSED], "was refused and not submitted", []),
+        (True, False, [SUBMITTED, REFUSED, REFUSED], "taken as job 18 .* and cancelled", ["18"]),
+        (True, True, [SUBMITTED, INTENDED, REFUSED], "was perhaps submitted", []),
     ],
-    ids=["Slurm has no such job", "Slurm does not answer", "Slurm took it"],
+    ids=["Slurm has no such job", "Slurm took it", "Slurm does not answer"],
 )
-def test_an_array_that_slurm_may_have_taken_is_looked_for_by_its_name_later(
-    three, monkeypatch, slurm, states, says
+def test_an_array_that_sbatch_denies_is_withdrawn_or_looked_for_by_its_name_later(
+    three, monkeypatch, took, silent, states, says, cancelled
 ):
     one, drafts, config = three
-    if slurm == "takes it":
-        slurm = Answers(names={drafts[1].array.name: "18"})
+    slurm = Cancels(silent=silent, names={drafts[1].array.name: "18"} if took else {})
     monkeypatch.setattr(submit, "Slurm", lambda: slurm)
     with pytest.raises(SubmissionError, match=says) as caught:
         submit.submit(one, drafts, config, {}, Held())
@@ -74,6 +84,7 @@ def test_an_array_that_slurm_may_have_taken_is_looked_for_by_its_name_later(
     (saved,) = read_all(one.study)
     assert [array.state for array in saved.arrays] == states
     assert [array.job for array in saved.arrays] == ["17", None, None]
+    assert slurm.cancelled == cancelled
 
 
 @pytest.mark.parametrize("taken", [True, False], ids=["taken", "not taken"])

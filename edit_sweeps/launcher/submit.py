@@ -149,16 +149,10 @@ def submit(
                 raise RuntimeError(msg)
             array.job = submit_array(submission, draft, config, code)
         except Exception as error:
-            # What Slurm took all the same stays `intended`: it is then looked for by its name.
-            taken = slurm_has(array.name)
-            for later in submission.arrays[number + taken :]:
+            known, how = withdraw(array.name)
+            for later in submission.arrays[number + (not known) :]:
                 later.state = REFUSED
             submission.save()
-            how = (
-                "was perhaps submitted, what comes after it was not"
-                if taken
-                else "was refused and not submitted"
-            )
             msg = f"array {array.name} {how}: {error}"
             raise SubmissionError(msg) from error
         array.state = SUBMITTED
@@ -245,12 +239,22 @@ def exports(config: Tree, code: Path | None) -> list[str]:
     ]
 
 
-def slurm_has(name: str) -> bool:
-    """Whether Slurm has, or may have, a job of that name."""
+def withdraw(name: str) -> tuple[bool, str]:
+    """Cancel what Slurm took though sbatch failed: without submitit's last step such a job only waits and fails.
+
+    Returns:
+        Whether it is certain that Slurm has no such job now; where it is not, the array stays `intended` and is
+        looked for by its name. And a word on that.
+    """
+    slurm = Slurm()
     try:
-        return Slurm().find(name) is not None
+        job = slurm.find(name)
+        if job is None:
+            return True, "was refused and not submitted"
+        slurm.cancel([job])
     except SlurmUnavailable:
-        return True
+        return False, "was perhaps submitted, what comes after it was not"
+    return True, f"was taken as job {job} in spite of an error, and cancelled"
 
 
 @contextlib.contextmanager
