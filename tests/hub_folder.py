@@ -1,11 +1,20 @@
 """A data folder with made-up records of the harness tasks in the hub's layout, and language models that answer as told."""
 
+import contextlib
 import json
+import socket
 from pathlib import Path
 
+import datasets
 import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
 from lm_eval.api.model import LM
 
+from edit_sweeps.task_files import task_folder
+from edit_sweeps.task_scores import TaskSpec
+
+CONF = Path(__file__).parent.parent / "conf"
 TOWNS = ["Velmora", "Brackenford", "Halden", "Ostravia", "London", "Rome"]
 
 
@@ -259,3 +268,35 @@ class Told(LM):
 
     def loglikelihood_rolling(self, requests):
         return [0.0 if self.choice is None else -float(len(r.args[0])) for r in requests]
+
+
+@contextlib.contextmanager
+def no_network(cache):
+    """Whoever connects fails; what `datasets` caches goes to the folder `cache`."""
+
+    def refuse(*args):
+        pytest.fail("a test went to the network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        yield
+
+
+def options(*names):
+    """What the options of conf/task say, as specs."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = {}
+        for name in names:
+            found |= compose(f"task/{name}").task
+        return {key: TaskSpec(**spec) for key, spec in found.items()}
+
+
+def write_two_subjects(folder):
+    """MMLU's own files of two subjects, as a group; returns the folder as the task's."""
+    packaged = task_folder(None) / "mmlu" / "default"
+    for name in ("anatomy", "astronomy"):
+        file = packaged / f"mmlu_{name}.yaml"
+        (folder / f"{name}.yaml").write_text(f"include: {file}\ntask: mmlu_{name}\n")
+    (folder / "two.yaml").write_text("group: two\ntask: [mmlu_anatomy, mmlu_astronomy]\n")
+    return str(folder)
