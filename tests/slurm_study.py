@@ -69,7 +69,8 @@ class Study:
     def companion(self, *arguments, code=0, cwd=None):
         """edit-sweeps; returns what it prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "edit_sweeps", *arguments], cwd=cwd or self.folder, env=self.env | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-m", "edit_sweeps", *arguments],
+            cwd=cwd or self.folder, env=self.env | {"PYTHONPATH": str(ROOT)},
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
@@ -108,13 +109,12 @@ class Study:
             starts: Of each cell, by its number of edits; or one number for every cell.
         """
         assert self.results() == expected, self.log()
-        counts = {name: count for name, count in self.starts().items() if count}
+        counts = {name: self.starts().get(name, 0) for name in expected}
         if isinstance(starts, int):
             assert set(counts.values()) == {starts}, counts
         else:
             assert {edits_of(name): count for name, count in counts.items()} == starts
-        for name, lines in self.attempts().items():
-            ends = [line["how"] for line in lines if "ended" in line]
+        for name, ends in self.ends().items():
             assert ends.count("done") == 1, f"{name} was done {ends.count('done')} times"
         assert not list(self.path.glob("cells/*/.*")), "nothing half written is left"
         assert not list(self.path.glob("cells/*/failure.json"))
@@ -123,6 +123,13 @@ class Study:
         """Name -> lines of each cell's attempts.jsonl."""
         files = sorted(self.path.glob("cells/*/attempts.jsonl"))
         return {f.parent.name: [json.loads(x) for x in f.read_text().splitlines()] for f in files}
+
+    def ends(self):
+        """Name -> how each of the cell's attempts ended, of those that did."""
+        return {
+            name: [line["how"] for line in lines if "ended" in line]
+            for name, lines in self.attempts().items()
+        }
 
     def states(self):
         """Number of edits -> state, as `edit-sweeps status` sees the cells."""

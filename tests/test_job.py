@@ -2,6 +2,10 @@
 
 import errno
 import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +149,30 @@ def test_a_disk_full_before_a_cell_begins_queues_the_job_again_a_few_times(
             run_job(one)
         assert requeues() == ["requeue 42"] * expected
     assert ran == []
+
+
+def test_a_disk_that_fills_up_at_the_configuration_leaves_nothing_half_written(cells, tmp_path):
+    (cell, other) = cells
+    work.freeze_config(other)
+    cell.config["long"] = "x" * 5000
+    code = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    script = f"""
+import pickle, resource, signal, sys
+from edit_sweeps.launcher import work
+cell = pickle.load(sys.stdin.buffer)
+{code}
+try:
+    work.freeze_config(cell)
+except OSError as error:
+    print(error.errno)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=pickle.dumps(cell), capture_output=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(job.__file__).parents[2])},
+    )  # fmt: skip
+    assert int(done.stdout) == errno.EFBIG
+    assert list(cell.folder.iterdir()) == []
+    assert [file.name for file in other.folder.iterdir()] == ["config.yaml"]
 
 
 def test_a_disk_full_while_preparing_queues_the_job_again(cells, ran, requeues, monkeypatch):

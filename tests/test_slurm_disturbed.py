@@ -46,8 +46,11 @@ def test_a_failing_cell_makes_its_task_failed_and_the_others_are_done(study, cal
     (failure,) = study.path.glob("cells/*/failure.json")
     assert "told to fail after 3 edits" in failure.read_text()
     assert study.states() == {1: "done", 3: "failed", 6: "done"}
-    assert "Submitted 1 cell" in study.submit(*THREE)
+    shown = study.companion("retry", str(study.path), cwd=study.control)
+    assert "Submitted 1 cell again" in shown
+    assert len(study.submissions()) == 2
     study.wait()
+    assert sorted(study.starts().values()) == [1, 1, 2]
     study.check(calm, {1: 1, 3: 2, 6: 1})
 
 
@@ -214,6 +217,8 @@ def test_a_full_disk_is_no_fault_of_the_cells(study, calm):
     assert study.results() == {}
     assert not list(study.path.glob("cells/*/.*.json.*")), "half written files are taken away"
     assert set(study.states().values()) <= {"failed", "lost"}, study.log()
+    blamed = [how for ends in study.ends().values() for how in ends]
+    assert set(blamed) == {"infrastructure"}
     shown = study.submit(*THREE, "cluster.max_losses=2")
     assert "lost to the machine too often" in shown
     study.submit(*THREE, "cluster.max_losses=9")
@@ -230,7 +235,9 @@ def test_a_disk_that_fills_up_at_the_record_costs_no_edit(study, calm):
     assert most > 2048, "or the limit below is none"
     study.submit(*THREE, "cluster.setup=['ulimit -f 2']", "cluster.max_losses=2")
     study.wait()
-    assert "File too large" in study.log()
+    assert "record.save(cell.folder)" in study.printed()
+    assert "File too large" in study.printed()
+    assert {how for ends in study.ends().values() for how in ends[1:]} == {"infrastructure"}
     assert study.slurm.field(study.jobs()[0], "Restarts") == "1", "it queued itself again, once"
     assert study.results() == {}
     assert not list(study.path.glob("cells/*/.*")), "half written files are taken away"

@@ -151,5 +151,10 @@ def freeze_config(cell: Cell) -> None:
     """Write the resolved configuration beside the record: what was planned is what runs."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     aside = cell.folder / f".{CONFIG_FILE}"
-    OmegaConf.save(OmegaConf.create(cell.config), aside)
-    aside.replace(cell.folder / CONFIG_FILE)
+    try:
+        OmegaConf.save(OmegaConf.create(cell.config), aside)
+        aside.replace(cell.folder / CONFIG_FILE)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
