@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm_study import Study
+
+pytest_plugins = ["tests.slurm_fixture"]
+
 ROOT = Path(__file__).parent.parent
 RELEASE = "hydra-core==1.4.0rc3"
 SMALL = ["eval.limit=4", "wandb=disabled", "editor=ft", "num_edits=1", "task=none"]
@@ -94,3 +98,15 @@ def test_hydras_own_launcher_fills_the_same_folders(tmp_path):
     shown = launch(tmp_path, "-m", *SMALL, "seed=0,1")
     assert "Nothing to do" in shown
     assert results(tmp_path) == before
+
+
+def test_with_the_pre_release_a_sweep_goes_through_slurm(
+    pre_release, tmp_path, tmp_path_factory, slurm
+):
+    study = Study(tmp_path, slurm)
+    shown = study.submit("num_edits=1,2", PYTHONPATH=str(pre_release))
+    assert "Submitted 2 cells as 1 job" in shown
+    study.wait()
+    study.check(study.undisturbed(tmp_path_factory, "num_edits=1,2"), 1)
+    versions = {r["provenance"]["versions"]["hydra-core"] for r in study.records().values()}
+    assert {version[:4] for version in versions} == {"1.4."}

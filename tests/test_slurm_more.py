@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from edit_sweeps.tracking import run_id
 from tests.light_run import RUN
 from tests.mini_slurm import MiniSlurm
 from tests.slurm_programs import need_slurm
 from tests.slurm_study import ROOT, Study
+from tests.wandb_stub import API_KEY, Stub
 
 pytest_plugins = ["tests.slurm_fixture"]
 pytestmark = pytest.mark.slow
@@ -102,6 +104,43 @@ def test_who_waits_is_told_by_the_exit_code_that_cells_failed(study, calm):
     shown = study.submit(*TWO, "cluster.wait=true", "cluster.refresh_s=0.5", code=0)
     assert "done 2" in shown
     study.check(of(calm, 1, 2), {1: 1, 2: 2})
+
+
+def test_a_snapshot_runs_though_the_clone_is_edited_while_the_job_waits(study, calm):
+    clone = study.folder
+    for part in ("edit_sweeps", "conf"):
+        shutil.copytree(ROOT / part, clone / part)
+    (clone / "tests").mkdir()
+    for file in ("launch.py", "tests/__init__.py", "tests/standin_editor.py"):
+        if (ROOT / file).exists():
+            shutil.copy(ROOT / file, clone / file)
+    settings = [*TWO, "cluster.snapshot=true", "+cluster.extra.hold=true"]
+    subprocess.run(
+        [sys.executable, "launch.py", "-m", *study.arguments(*settings)],
+        cwd=clone, env=study.env, check=True, timeout=120,
+    )  # fmt: skip
+    source = clone / "edit_sweeps" / "__init__.py"
+    source.write_text(source.read_text() + "raise SystemExit('the clone was imported')\n")
+    study.slurm.run("scontrol", "release", study.jobs()[0])
+    study.wait()
+    study.check(of(calm, 1, 2), 1)
+    assert "the clone was imported" not in study.printed()
+
+
+def test_what_jobs_kept_of_their_runs_is_pushed_from_the_login_node(study, calm):
+    study.submit(*TWO, "wandb=offline", "wandb.project=edits", "wandb.group=mine")
+    study.wait()
+    study.check(of(calm, 1, 2), 1)
+    with Stub() as server:
+        study.env |= {
+            "WANDB_API_KEY": API_KEY, "WANDB_BASE_URL": server.url, "WANDB_MODE": "online",
+            "HOME": str(study.folder / "home"),
+        }  # fmt: skip
+        assert "2 pushed" in study.companion("push", "main")
+        assert "2 there already" in study.companion("push", "main")
+        ids = {run_id("main", study.path / "cells" / name) for name in study.records()}
+        assert set(server.runs) == ids, "each once, under the id that its job gave it"
+    study.check(of(calm, 1, 2), 1)
 
 
 def test_a_cancelled_baseline_takes_its_cells_along_and_the_same_command_brings_all(study):
