@@ -1,6 +1,7 @@
 """Starts and ends of a cell on disk, and how often in a row the machine was to blame."""
 
 import errno
+from subprocess import CalledProcessError, TimeoutExpired
 
 import pytest
 
@@ -77,6 +78,9 @@ def raised(error, cause=None):
         RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"),
         raised(ValueError("cannot save"), OSError(errno.EDQUOT, "Disk quota exceeded")),
         Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "scontrol"),
+        CalledProcessError(1, ["scontrol", "requeue", "42"]),
+        TimeoutExpired(["scontrol", "requeue", "42"], 60),
     ],
 )
 def test_the_machine_is_to_blame(error):
@@ -91,6 +95,8 @@ def test_the_machine_is_to_blame(error):
         RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("CUDA error: device-side assert triggered"),
         raised(KeyError("x"), ValueError("y")),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "train.jsonl"),
+        CalledProcessError(1, ["nvcc", "kernel.cu"]),
     ],
 )
 def test_the_cell_is_to_blame(error):

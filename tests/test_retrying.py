@@ -109,6 +109,20 @@ def test_cells_of_two_partitions_are_two_submissions_and_both_are_told(home, mon
     ]
 
 
+def test_cells_of_two_data_folders_are_submitted_each_with_its_own(home, tmp_path, monkeypatch):
+    cells = [cell(0), cell(1)]
+    for one, name in zip(cells, ("a", "b"), strict=True):
+        (tmp_path / name).mkdir()
+        one.config["data_root"] = str(tmp_path / name)
+    study = submitted(home, cells, "1")
+    submits = Submits(monkeypatch)
+    retry(study)
+    assert [(names, root) for _, names, _, root in submits.calls] == [
+        ([cells[0].name], tmp_path / "a"),
+        ([cells[1].name], tmp_path / "b"),
+    ]
+
+
 def test_cells_go_back_to_the_folder_they_were_submitted_from(home, tmp_path, monkeypatch):
     other = tmp_path / "other"
     other.mkdir()

@@ -1,5 +1,6 @@
 """lm-eval on a live model: the harness's own numbers, no cache, and NaN is wrong."""
 
+import errno
 import math
 import shutil
 
@@ -212,12 +213,21 @@ def test_a_failing_task_leaves_the_others(make, tiny, folder, tmp_path):
     assert bench.score(tiny).scores == found.scores
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, UncompletedJobError])
-def test_what_is_not_the_tasks_fault_is_not_kept_as_its_error(make, tiny, kind, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt("stop"),
+        SystemExit("stop"),
+        UncompletedJobError("stop"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_not_the_tasks_fault_is_not_kept_as_its_error(make, tiny, error, monkeypatch):
     bench = make("broken")
     process = bench.built["broken"].tasks["broken"].config.process_results
-    monkeypatch.setitem(process.__globals__, "FAILURE", kind("stop"))
-    with pytest.raises(kind):
+    monkeypatch.setitem(process.__globals__, "FAILURE", error)
+    with pytest.raises(type(error)):
         bench.score(tiny)
     assert not tiny.network.training
     assert "tie_weights" not in vars(tiny.network)
